@@ -1,0 +1,36 @@
+"""What a user declares and what travels between the hops: pure data, no I/O."""
+
+from lakehouse.spec.batch import (
+    BatchKind,
+    FieldSpec,
+    LogEntry,
+    Manifest,
+    Marker,
+    Position,
+    RawFile,
+    RowChecksum,
+    Window,
+)
+from lakehouse.spec.declaration import Column, Source, Table
+from lakehouse.spec.partitioning import Partitioning, bucket, days, identity, months, unpartitioned
+
+__all__ = [
+    "BatchKind",
+    "Column",
+    "FieldSpec",
+    "LogEntry",
+    "Manifest",
+    "Marker",
+    "Partitioning",
+    "Position",
+    "RawFile",
+    "RowChecksum",
+    "Source",
+    "Table",
+    "Window",
+    "bucket",
+    "days",
+    "identity",
+    "months",
+    "unpartitioned",
+]

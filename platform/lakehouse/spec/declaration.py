@@ -1,0 +1,179 @@
+"""Source, Table and Column: all that a user writes. Pure data, checked when it is declared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, get_args
+
+from lakehouse.errors import DeclarationError
+from lakehouse.spec.partitioning import Partitioning
+from lakehouse.spec.types import arrow_type
+
+Mode = Literal["append", "upsert", "snapshot"]
+Deletes = Literal["none", "sweep"]
+Privacy = Literal["drop", "mask", "tokenise"]
+Kind = Literal["postgres", "mongodb"]
+TableFormat = Literal["iceberg"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+def _check(tried: str, field_name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise DeclarationError(
+            f"{tried}: field {field_name!r}",
+            value=value,
+            allowed=", ".join(allowed),
+            remedy=f"Give {field_name} one of the allowed values.",
+        )
+
+
+def _check_name(tried: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise DeclarationError(
+            f"{tried}: field 'name'",
+            value=name,
+            allowed="lower-case letters, digits and underscores, a letter first, at most 63",
+            remedy="Choose such a name; `relation` names the table as the source spells it.",
+        )
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column, where the source does not say it all.
+
+    type: see `lakehouse.spec.types`. path: where a MongoDB document has it, dotted (default: the name).
+    """
+
+    name: str
+    type: str
+    description: str = ""
+    nullable: bool = True
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        arrow_type(self.type)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table or collection of a source, and how it is kept.
+
+    mode: `append` (immutable rows with an event time: each closed day replaces its partition), `upsert` (mutable rows,
+      newest by `cursor`), `snapshot` (small: read whole).
+    key: the columns that identify a row. cursor: the column that grows when a row changes. event_time: the column that says
+      to which day of the statistics a row belongs.
+    deletes: how an `upsert` table learns of deleted rows: `sweep` compares keys, `none` ignores them.
+    lookback: how far behind the newest row a row may still arrive with an older time.
+    personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
+    relation: the name in the source, `schema.table` or a collection (default: the name).
+    """
+
+    name: str
+    mode: Mode
+    key: tuple[str, ...]
+    cursor: str | None = None
+    event_time: str | None = None
+    partition: Partitioning = field(default_factory=Partitioning)
+    format: TableFormat = "iceberg"
+    deletes: Deletes = "none"
+    lookback: timedelta = timedelta(0)
+    columns: tuple[Column, ...] = ()
+    personal: Mapping[str, Privacy] = field(default_factory=dict)
+    relation: str | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        tried = f"declaring table {self.name!r}"
+        _check_name(tried, self.name)
+        _check(tried, "mode", self.mode, get_args(Mode))
+        _check(tried, "format", self.format, get_args(TableFormat))
+        _check(tried, "deletes", self.deletes, get_args(Deletes))
+        for column, action in self.personal.items():
+            _check(f"{tried}: personal[{column!r}]", "personal", action, get_args(Privacy))
+        if not self.key or isinstance(self.key, str):
+            raise DeclarationError(
+                f"{tried}: field 'key'", value=self.key, allowed="a tuple of column names, not empty", remedy='Write key=("id",).'
+            )
+        needed = {"append": "event_time", "upsert": "cursor"}.get(self.mode)
+        if needed is not None and getattr(self, needed) is None:
+            raise DeclarationError(
+                f"{tried}: field {needed!r}",
+                value=None,
+                allowed=f"a timestamp column: mode {self.mode!r} reads windows of it",
+                remedy=f"Name the column in {needed}, or use mode='snapshot' if the table is small.",
+            )
+        if self.deletes == "sweep" and self.mode != "upsert":
+            raise DeclarationError(
+                f"{tried}: field 'deletes'",
+                value=self.deletes,
+                allowed="'sweep' with mode 'upsert' only: a snapshot finds deletes by itself, appended rows have none",
+                remedy="Leave deletes out.",
+            )
+        if self.mode == "append" and (self.partition.transform != "day" or self.partition.column != self.event_time):
+            raise DeclarationError(
+                f"{tried}: field 'partition'",
+                value=self.partition,
+                allowed=f"days({self.event_time!r}): an appended day replaces its partition",
+                remedy=f"Write partition=days({self.event_time!r}).",
+            )
+        for needed_column in (*self.key, self.cursor, self.event_time, self.partition.column):
+            if needed_column is not None and needed_column in self.personal:
+                raise DeclarationError(
+                    f"{tried}: personal[{needed_column!r}]",
+                    value=self.personal[needed_column],
+                    allowed="columns that are not key, cursor, event_time or partition column",
+                    remedy="Choose another key, or leave the column as it is.",
+                )
+        if self.lookback < timedelta(0):
+            raise DeclarationError(
+                f"{tried}: field 'lookback'", value=self.lookback, allowed="zero or more", remedy="Write timedelta(hours=6)."
+            )
+
+
+@dataclass(frozen=True)
+class Source:
+    """One system that is read, with its tables; its URL comes from `LAKEHOUSE_SOURCES__<NAME>__URL`."""
+
+    name: str
+    kind: Kind
+    tables: tuple[Table, ...]
+    description: str = ""
+    owners: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        tried = f"declaring source {self.name!r}"
+        _check_name(tried, self.name)
+        _check(tried, "kind", self.kind, get_args(Kind))
+        names = [table.name for table in self.tables]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise DeclarationError(
+                f"{tried}: field 'tables'",
+                value=sorted(repeated),
+                allowed="each table once",
+                remedy="Remove the repeated table, or give it another name and a relation.",
+            )
+        if self.kind == "mongodb":
+            for table in self.tables:
+                if not table.columns:
+                    raise DeclarationError(
+                        f"{tried}: table {table.name!r}: field 'columns'",
+                        value="none",
+                        allowed="at least one Column: a collection has no schema to read them from",
+                        remedy='Write columns=(Column("created_at", "timestamp"), …).',
+                    )
+
+    def table(self, name: str) -> Table:
+        """The table of that name; DeclarationError when there is none."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise DeclarationError(
+            f"looking for table {name!r} in source {self.name!r}",
+            value=name,
+            allowed=", ".join(table.name for table in self.tables),
+            remedy="Use a declared table, or declare it in assets/.",
+        )
