@@ -3,7 +3,7 @@
 A row's digest is the lower 64 bits of the MD5 of its canonical text; a relation's checksum is the sum of its rows' digests modulo
 2**64, so order does not matter, a doubled row counts twice, and parts add up to the whole.
 
-The canonical text is, for each column that is not null, in the order of the names: name, `=`, length in bytes, `:`, value. A column
+The canonical text is, for each column that is not null, in the order of names: name, `=`, length in bytes, `:`, value. A column
 that was added later and is null changes no digest. Values: integers, booleans, strings and decimals as their text, doubles as the
 shortest text that reads back, timestamps as microseconds since 1970 UTC, dates as days since 1970, binary as hex, lists as JSON.
 """

@@ -1,0 +1,62 @@
+"""The seam of sources: what every kind of source can do. One contract suite runs over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Protocol
+
+import pyarrow as pa
+
+from lakehouse.spec import Position, Table, Window
+
+
+class SourceSnapshot(Protocol):
+    """One consistent view of a source; its methods may be called from several threads at once."""
+
+    @property
+    def position(self) -> Position:
+        """Where the source stood; noted before the snapshot was taken."""
+        ...
+
+    def extent(self, table: Table, column: str) -> tuple[datetime, datetime] | None:
+        """The least and the greatest value of a timestamp column, or None for a table without rows."""
+        ...
+
+    def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of `table`, with the schema that `SourceReader.schema` gives, in batches of bounded size.
+
+        window: of the event time for mode `append`, of the cursor for mode `upsert`; None reads all rows.
+        Raises SourceUnavailable when the source goes away: nothing after that batch is yielded.
+        Raises ValueRefused for a value that its declared type cannot hold exactly.
+        """
+        ...
+
+    def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
+        """The key columns of every row."""
+        ...
+
+
+class SourceReader(Protocol):
+    """One source. Opening it does no I/O; `close` frees connections."""
+
+    def check(self, tables: Sequence[Table]) -> None:
+        """Connect and compare the declaration with the source, before any work.
+
+        Raises SourceUnavailable (unreachable), ConfigurationError (wrong password, no right), SourceMismatch (a missing table
+        or column, named, with those that are there).
+        """
+        ...
+
+    def schema(self, table: Table) -> pa.Schema:
+        """The Arrow schema of the rows (fields made by `lakehouse.spec.types.arrow_field`, with descriptions)."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[SourceSnapshot]:
+        """A consistent view, held until the context ends."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held; calling it twice is harmless."""
+        ...

@@ -1,0 +1,92 @@
+"""The seam of lake tables: what every format and engine can do. One contract suite runs over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import pyarrow as pa
+
+from lakehouse.spec import LogEntry, Marker, Table
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One version of a lake table.
+
+    version: the format's own number (Iceberg snapshot id). marker: what the copy holds. changed_days: UTC days (ISO dates) of the
+    event time whose rows this version changed, empty when the table has no event time. partitions: names of those it rewrote.
+    """
+
+    version: int
+    parent: int | None
+    committed_at: datetime
+    operation: str
+    marker: Marker
+    changed_days: tuple[str, ...] = ()
+    partitions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableState:
+    """A lake table as it stands: its current version, schema, and size of live data files in bytes."""
+
+    current: TableVersion
+    schema: pa.Schema
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What one apply did; `entries` is 0 when there was nothing left to do, and `state` is then the state that was found."""
+
+    state: TableState
+    entries: int
+    partitions: tuple[str, ...]
+    changed_days: tuple[str, ...]
+    rows_written: int
+
+
+class LakeTables(Protocol):
+    """The lake tables of one deployment. A table is named by source and table; a partition by `<column>_<transform>=<value>`."""
+
+    def state(self, source: str, table: Table) -> TableState | None:
+        """The table as it stands, or None when it was never applied."""
+        ...
+
+    def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+        """Fold log entries (in order of sequence) into the table; rows and marker are one commit.
+
+        Entries at or below the table's watermark are ignored. files_root: URL of the raw table's folder, to which the paths in
+        the manifests are relative. Raises CommitConflict when anything moved the table since it was read (nothing was committed:
+        call again), SchemaChanged, DamagedData.
+        """
+        ...
+
+    def scan(
+        self, source: str, table: Table, *, partitions: Sequence[str] | None = None, version: int | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a version (default: the current one), all or those of the named partitions."""
+        ...
+
+    def partitions(self, source: str, table: Table, *, version: int | None = None) -> dict[str, int]:
+        """Rows of each live partition; the one of an unpartitioned table is named `all`."""
+        ...
+
+    def changed_partitions(self, source: str, table: Table, since: int) -> tuple[str, ...] | None:
+        """The partitions whose files differ between the version with marker sequence `since` and the current one.
+
+        None when that version is gone or never was: take all. Names may include partitions that are empty now.
+        """
+        ...
+
+    def history(self, source: str, table: Table) -> list[TableVersion]:
+        """The versions that can still be read, oldest first."""
+        ...
+
+    def rollback(self, source: str, table: Table, version: int) -> TableState:
+        """Make an earlier version the current one, marker and all, in one commit; the next apply catches up from there."""
+        ...

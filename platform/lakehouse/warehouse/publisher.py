@@ -1,0 +1,59 @@
+"""The seam of warehouses: what every one of them can do. One contract suite runs over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from lakehouse.spec import Marker, Table
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published table as it stands: its marker, the lake version it was copied from, rows and bytes on disk."""
+
+    marker: Marker
+    version: int
+    rows: int
+    bytes: int
+
+
+class Warehouse(Protocol):
+    """Published tables, named `<source>__<table>` in the warehouse's database."""
+
+    def check(self) -> None:
+        """Connect; WarehouseUnavailable or ConfigurationError (wrong password) with what to do."""
+        ...
+
+    def state(self, source: str, table: Table) -> Published | None:
+        """The published table, or None when it was never published."""
+        ...
+
+    def publish(
+        self,
+        source: str,
+        table: Table,
+        schema: pa.Schema,
+        *,
+        marker: Marker,
+        version: int,
+        partitions: Sequence[str] | None,
+        scan: Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]],
+    ) -> Published:
+        """Replace the named partitions (None: the whole table) by what `scan` gives, and the marker, in one exchange.
+
+        A reader sees the table as it was or as it is now, nothing between. A named partition without rows is dropped. After a
+        failure at any moment the old table stands; what was left beside it is removed by the next publish.
+        """
+        ...
+
+    def scan(self, source: str, table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """All published rows, cast to `schema`."""
+        ...
+
+    def query(self, sql: str) -> pa.Table:
+        """The result of a statement; a LakehouseError carries the server's own message."""
+        ...
