@@ -60,7 +60,7 @@ class LakeTables(Protocol):
     def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
         """Fold log entries (in order of sequence) into the table; rows and marker are one commit.
 
-        Entries at or below the table's watermark are ignored. files_root: URL of the raw table's folder, to which the paths in
+        Entries at or below the watermark are ignored. files_root: the raw table's folder in the store, to which the paths in
         the manifests are relative. Raises CommitConflict when anything moved the table since it was read (nothing was committed:
         call again), SchemaChanged, DamagedData.
         """
