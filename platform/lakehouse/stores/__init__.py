@@ -1,0 +1,6 @@
+"""Object stores: S3 and its kin, and a folder. One contract suite runs over both."""
+
+from lakehouse.stores.objects import ObjectInfo, ObjectStore
+from lakehouse.stores.opening import open_store
+
+__all__ = ["ObjectInfo", "ObjectStore", "open_store"]
