@@ -107,6 +107,9 @@ class Settings(BaseSettings):
         "embedded", description="`embedded`: `lakehouse up` starts the servers; `external`: every address is given."
     )
     engine: Literal["embedded", "spark"] = Field("embedded", description="The engine that builds lake tables.")
+    declarations: str = Field(
+        "assets:SOURCES", description="Where the deployment declares its sources, as `module:attribute` under the working folder."
+    )
     start_date: date = Field(date(2025, 1, 1), description="First daily partition of the deployment (UTC).")
     sources: dict[str, SourceSettings] = Field(default_factory=dict, description="One entry per declared source.")
     store: StoreSettings = Field(default_factory=StoreSettings, description="The object store.")

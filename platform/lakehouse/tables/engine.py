@@ -67,9 +67,15 @@ class LakeTables(Protocol):
         ...
 
     def scan(
-        self, source: str, table: Table, *, partitions: Sequence[str] | None = None, version: int | None = None
+        self,
+        source: str,
+        table: Table,
+        *,
+        partitions: Sequence[str] | None = None,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of a version (default: the current one), all or those of the named partitions."""
+        """The rows of a version (default: the current one), all or those of the named partitions and columns."""
         ...
 
     def partitions(self, source: str, table: Table, *, version: int | None = None) -> dict[str, int]:

@@ -1,0 +1,109 @@
+"""One deployment: its declared sources and its opened store, lake and warehouse. Everything opens when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from lakehouse.errors import ConfigurationError, WrongUse
+from lakehouse.raw import RawLog
+from lakehouse.settings import Settings
+from lakehouse.sources import open_source
+from lakehouse.sources.reader import SourceReader
+from lakehouse.spec import Source, Table
+from lakehouse.stores import ObjectStore, open_store
+from lakehouse.tables import open_tables
+from lakehouse.tables.engine import LakeTables
+from lakehouse.warehouse import open_warehouse
+from lakehouse.warehouse.publisher import Warehouse
+
+
+def declared_sources(settings: Settings) -> tuple[Source, ...]:
+    """The sources that the deployment in the working folder declares (`LAKEHOUSE_DECLARATIONS`)."""
+    module_name, _, attribute = settings.declarations.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        declared = getattr(importlib.import_module(module_name), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigurationError(
+            f"loading the declared sources from {settings.declarations!r}",
+            value=str(error),
+            allowed="module:attribute of a tuple of Source, importable from the working folder",
+            remedy="Run in the deployment's folder (where workspace.yaml is), or set LAKEHOUSE_DECLARATIONS.",
+        ) from error
+    return tuple(declared)
+
+
+class Deployment:
+    """What every hop works on. Opening it does no I/O."""
+
+    def __init__(self, settings: Settings, sources: Sequence[Source]) -> None:
+        self.settings = settings
+        self.sources = tuple(sources)
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The object store of raw files and lake tables."""
+        return open_store(self.settings.store)
+
+    @cached_property
+    def lake(self) -> LakeTables:
+        """The lake tables, by the engine that the settings name."""
+        return open_tables(self.settings, self.store)
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        """The warehouse that tables are published to."""
+        return open_warehouse(self.settings)
+
+    def reader(self, source: Source) -> SourceReader:
+        """A new reader of a source; the caller closes it."""
+        return open_source(source, self.settings.source_url(source.name))
+
+    def log(self, source: Source, table: Table) -> RawLog:
+        """The raw log of a table."""
+        return RawLog(self.store, source.name, table)
+
+    def source(self, name: str) -> Source:
+        """The declared source of that name."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise WrongUse(
+            f"looking for source {name!r}",
+            value=name,
+            allowed=", ".join(source.name for source in self.sources),
+            remedy="Use a declared source, or declare it in assets/.",
+        )
+
+    def select(self, names: Sequence[str] = ()) -> list[tuple[Source, Table]]:
+        """The declared tables named `source` or `source.table`; all of them for no names. WrongUse names what is not there."""
+        everything = list(self._tables())
+        if not names:
+            return everything
+        chosen = []
+        for name in names:
+            found = [(s, t) for s, t in everything if name in (s.name, f"{s.name}.{t.name}")]
+            if not found:
+                raise WrongUse(
+                    f"looking for table {name!r}",
+                    value=name,
+                    allowed=", ".join(f"{s.name}.{t.name}" for s, t in everything),
+                    remedy="Name a declared table as source.table, or a whole source.",
+                )
+            chosen.extend(pair for pair in found if pair not in chosen)
+        return chosen
+
+    def _tables(self) -> Iterator[tuple[Source, Table]]:
+        for source in self.sources:
+            for table in source.tables:
+                yield source, table
+
+
+def open_deployment(settings: Settings) -> Deployment:
+    """The deployment of the working folder."""
+    return Deployment(settings, declared_sources(settings))

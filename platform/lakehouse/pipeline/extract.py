@@ -1,0 +1,199 @@
+"""The first hop: rows of a source become batches of the raw logs, all tables of a source from one consistent view.
+
+A window that was read before is first read for its checksum alone; only what differs is landed. So running again costs reading,
+never a new batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+
+from lakehouse.errors import LakehouseError, TerminalError
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.landing import Landing
+from lakehouse.pipeline.sweep import SweepBase, sweep_base, sweep_deleted
+from lakehouse.pipeline.windows import DayRange, due_days, is_closed, upsert_plan
+from lakehouse.rows.privacy import check_privacy
+from lakehouse.sources.reader import SourceReader, SourceSnapshot
+from lakehouse.spec import LogEntry, Position, Source, Table, Window
+
+READERS = 2
+"""Tables of one source that are read at once: gentle on the application's database, enough for two cores."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What one extraction of a table did.
+
+    entries: the batches it claimed. days: the days of the event time that it read (mode `append`). sequence: the head of the log
+    afterwards. unchanged: windows that held what was landed before. sample: at most five landed rows. error: why it stopped;
+    entries claimed before the error stand.
+    """
+
+    source: str
+    table: str
+    entries: tuple[LogEntry, ...]
+    days: tuple[date, ...]
+    sequence: int
+    unchanged: int
+    position: Position | None
+    sample: pa.Table | None = None
+    notes: tuple[str, ...] = ()
+    error: LakehouseError | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows in the claimed batches."""
+        return sum(entry.manifest.rows for entry in self.entries)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the claimed batches' files."""
+        return sum(file.bytes for entry in self.entries for file in entry.manifest.files)
+
+
+def extract_source(
+    deployment: Deployment,
+    source: Source,
+    tables: Sequence[Table],
+    *,
+    days: DayRange | None = None,
+    full: bool = False,
+    run_id: str = "",
+    on_event: Callable[[str], None] = lambda _: None,
+) -> list[Extracted]:
+    """Land what is new in `tables`, one result each, in their order.
+
+    days: of the event time, for `append` tables (None: every day that is not closed yet). full: read closed days and whole
+    tables again; what did not change is still not landed twice.
+    A source that cannot be reached raises, before anything was landed; a table that cannot be read carries its own error.
+    """
+    with closing(deployment.reader(source)) as reader:
+        refused = {table.name: error for table in tables if (error := _refusal(deployment, reader, table))}
+        wanted = [table for table in tables if table.name not in refused]
+        bases = {table.name: sweep_base(deployment, source, table) for table in wanted if table.deletes == "sweep"}
+        results: dict[str, Extracted] = {
+            name: Extracted(source.name, name, (), (), 0, 0, None, error=error) for name, error in refused.items()
+        }
+        if wanted:
+            with reader.snapshot() as snapshot, ThreadPoolExecutor(READERS) as pool:
+
+                def read(table: Table) -> Extracted:
+                    landing = Landing(deployment, source, table, reader.schema(table), snapshot.position, run_id)
+                    result = _extract_table(landing, snapshot, bases.get(table.name), days, full)
+                    on_event(summary(result))
+                    return result
+
+                for result in pool.map(read, wanted):
+                    results[result.table] = result
+    return [results[table.name] for table in tables]
+
+
+def summary(result: Extracted) -> str:
+    """One line for people."""
+    name = f"{result.source}.{result.table}"
+    if result.error is not None:
+        return f"{name}: {result.error}"
+    if not result.entries:
+        return f"{name}: nothing new (sequence {result.sequence})"
+    return f"{name}: {result.rows:,} rows in {len(result.entries)} batches (sequence {result.sequence})"
+
+
+def _refusal(deployment: Deployment, reader: SourceReader, table: Table) -> LakehouseError | None:
+    try:
+        reader.check([table])
+        check_privacy(table, reader.schema(table), deployment.settings.privacy_key.get_secret_value())
+    except TerminalError as error:
+        if type(error).__name__ == "ConfigurationError":
+            raise
+        return error
+    return None
+
+
+def _extract_table(
+    landing: Landing, snapshot: SourceSnapshot, base: SweepBase | None, days: DayRange | None, full: bool
+) -> Extracted:
+    error: LakehouseError | None = None
+    read: tuple[date, ...] = ()
+    try:
+        if landing.table.mode == "append":
+            read = _extract_days(landing, snapshot, days, full)
+        elif landing.table.mode == "upsert":
+            _extract_changes(landing, snapshot, full)
+            if base is not None:
+                sweep_deleted(landing, snapshot, base)
+        else:
+            _extract_whole(landing, snapshot)
+    except LakehouseError as problem:
+        error = problem
+    return Extracted(
+        source=landing.source.name,
+        table=landing.table.name,
+        entries=tuple(landing.claimed),
+        days=read,
+        sequence=landing.head,
+        unchanged=landing.unchanged,
+        position=snapshot.position,
+        sample=landing.sample,
+        notes=tuple(landing.notes),
+        error=error,
+    )
+
+
+def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | None, full: bool) -> tuple[date, ...]:
+    assert landing.table.event_time is not None
+    extent = snapshot.extent(landing.table, landing.table.event_time)
+    if extent is None:
+        landing.note("the source has no rows")
+        return ()
+    due = due_days(landing.table, landing.entries, extent, snapshot.position, days, full=full)
+    for day in due:
+        window = Window.of_day(day)
+        assert window.high is not None
+        visible = Window(window.low, min(window.high, max(snapshot.position.bound, window.low or window.high)))
+        landing.land(
+            lambda visible=visible: snapshot.read(landing.table, visible),  # type: ignore[misc]
+            kind="replace",
+            window=window,
+            closed=is_closed(landing.table, day, extent, snapshot.position),
+            folder=f"day={day.isoformat()}",
+        )
+    return due
+
+
+def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> None:
+    assert landing.table.cursor is not None
+    extent = snapshot.extent(landing.table, landing.table.cursor)
+    if extent is None:
+        landing.note("the source has no rows")
+        return
+    plan = upsert_plan(landing.table, landing.entries, extent, snapshot.position, full=full)
+    if plan.overlap is not None:
+        overlap = landing.checksum(snapshot.read(landing.table, plan.overlap))
+        if plan.tail is not None and (overlap.rows, overlap.hex) == plan.tail:
+            if plan.fresh is None:
+                landing.unchanged += 1
+                return
+            window = plan.fresh
+        else:
+            window = plan.whole
+    else:
+        window = plan.whole
+    tail = landing.checksum(snapshot.read(landing.table, plan.next_overlap))
+    landing.land(
+        lambda: snapshot.read(landing.table, window),
+        kind="upsert",
+        window=plan.whole,
+        closed=False,
+        detail={"tail_rows": str(tail.rows), "tail_checksum": tail.hex},
+    )
+
+
+def _extract_whole(landing: Landing, snapshot: SourceSnapshot) -> None:
+    landing.land(lambda: snapshot.read(landing.table), kind="snapshot", window=None, closed=False)

@@ -1,0 +1,160 @@
+"""Landing one table: write a batch's files, then claim its place in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import duckdb
+import pyarrow as pa
+
+from lakehouse.errors import CommitConflict
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.raw import Written
+from lakehouse.rows.checksum import checksum_of
+from lakehouse.rows.duck import connect_duckdb
+from lakehouse.rows.privacy import protected
+from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RowChecksum, Source, Table, Window
+
+Read = Callable[[], Iterator[pa.RecordBatch]]
+
+
+class Landing:
+    """One table during one extraction: its log as it was found, and what is claimed on top of it.
+
+    A batch is claimed only in the place after the last entry that this landing knows of. If another process claimed that place,
+    its entry is looked at: when it holds the same window, read later than ours, ours is dropped; else ours follows it. So an
+    older reading of a window never covers a newer one.
+    """
+
+    def __init__(
+        self, deployment: Deployment, source: Source, table: Table, schema: pa.Schema, position: Position, run_id: str
+    ) -> None:
+        self.source = source
+        self.table = table
+        self.schema = schema
+        self.log = deployment.log(source, table)
+        self.entries = self.log.entries()
+        self.claimed: list[LogEntry] = []
+        self.unchanged = 0
+        self.notes: list[str] = []
+        self.sample: pa.Table | None = None
+        self._position = position
+        self._run_id = run_id
+        self._key = deployment.settings.privacy_key.get_secret_value()
+        self._settings = deployment.settings
+
+    @property
+    def head(self) -> int:
+        """The last sequence that this landing knows of."""
+        return self.entries[-1].sequence if self.entries else 0
+
+    def note(self, text: str) -> None:
+        """Say something in the result's notes."""
+        self.notes.append(text)
+
+    def checksum(self, batches: Iterable[pa.RecordBatch]) -> RowChecksum:
+        """Rows and checksum of source rows as they would land."""
+        with self._duckdb() as cursor:
+            return checksum_of(protected(batches, self.table, self._key), self.schema, cursor)
+
+    def land(
+        self,
+        read: Read,
+        *,
+        kind: BatchKind,
+        window: Window | None,
+        closed: bool,
+        folder: str = "",
+        detail: Mapping[str, str] | None = None,
+    ) -> None:
+        """Land the rows that `read` gives, unless the last entry of the same window holds just them.
+
+        When only `closed` changed, an entry that refers to the files already there is claimed, so that the window is not read
+        again. A failure leaves at most files that no entry refers to.
+        """
+        position = replace(self._position, detail={**self._position.detail, **(detail or {})})
+        previous = self._previous(kind, window)
+        if previous is not None and kind != "upsert" and self._same_schema(previous):
+            found = self.checksum(read())
+            if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
+                self.unchanged += 1
+                if closed and not previous.manifest.closed:
+                    self._claim(self._again(previous.manifest, position))
+                return
+        written = self.log.write(protected(read(), self.table, self._key), self.schema, folder=folder)
+        if kind == "upsert" and not written.rows:
+            self.unchanged += 1
+            return
+        self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position)
+        if self.sample is None or written.rows:
+            self.sample = written.sample
+
+    def land_written(
+        self,
+        written: Written,
+        *,
+        kind: BatchKind,
+        window: Window | None,
+        closed: bool,
+        schema: pa.Schema,
+        position: Position | None = None,
+        only_after: int | None = None,
+    ) -> bool:
+        """Claim files that were written. only_after: give up (False) unless this sequence is still the head of the log."""
+        manifest = self.log.manifest(
+            written,
+            kind=kind,
+            window=window,
+            closed=closed,
+            schema=schema,
+            position=position or self._position,
+            run_id=self._run_id,
+        )
+        return self._claim(manifest, only_after=only_after)
+
+    def _claim(self, manifest: Manifest, *, only_after: int | None = None) -> bool:
+        while only_after is None or only_after == self.head:
+            try:
+                entry = self.log.claim(manifest, expected_head=self.head)
+            except CommitConflict:
+                others = self.log.entries(after=self.head)
+                self.entries.extend(others)
+                if any(_supersedes(other.manifest, manifest) for other in others):
+                    self.note("another run landed the same window from a later view of the source; its batch stands")
+                    return False
+                continue
+            self.entries.append(entry)
+            self.claimed.append(entry)
+            return True
+        return False
+
+    def _previous(self, kind: BatchKind, window: Window | None) -> LogEntry | None:
+        for entry in reversed(self.entries):
+            if entry.manifest.kind == kind and entry.manifest.window == window:
+                return entry
+        return None
+
+    def _same_schema(self, entry: LogEntry) -> bool:
+        return entry.manifest.fingerprint == self.log.fingerprint(self.schema)
+
+    def _again(self, manifest: Manifest, position: Position) -> Manifest:
+        empty = self.log.write((), self.schema)
+        again = self.log.manifest(
+            empty,
+            kind=manifest.kind,
+            window=manifest.window,
+            closed=True,
+            schema=self.schema,
+            position=position,
+            run_id=self._run_id,
+        )
+        return replace(again, files=manifest.files, rows=manifest.rows, checksum=manifest.checksum)
+
+    def _duckdb(self) -> duckdb.DuckDBPyConnection:
+        return connect_duckdb(threads=1, memory_limit_mb=self._settings.memory_limit_mb)
+
+
+def _supersedes(other: Manifest, ours: Manifest) -> bool:
+    same = other.kind == ours.kind and other.kind in ("replace", "snapshot") and other.window == ours.window
+    return same and other.position.taken_at >= ours.position.taken_at

@@ -1,0 +1,76 @@
+"""Which days of the statistics are stale.
+
+The warehouse keeps, beside the statistics, the sequence that each published table had when they were last built. A lake version
+knows the days that it changed; the days of every version since then are stale, and no others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.spec import Source, Table
+from lakehouse.tables.engine import TableVersion
+
+
+@dataclass(frozen=True)
+class StaleStatistics:
+    """Days to rebuild, in order, and the published sequences that a rebuild begun now will reflect."""
+
+    days: tuple[date, ...]
+    sequences: dict[str, int]
+    first_build: bool
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether there is anything to build."""
+        return bool(self.days) or self.first_build
+
+
+def stale_statistics(deployment: Deployment) -> StaleStatistics:
+    """Compare what is published with what the statistics were built from."""
+    built = deployment.warehouse.read_statistics_marker()
+    days: set[str] = set()
+    sequences: dict[str, int] = {}
+    for source, table in deployment.select():
+        published = deployment.warehouse.state(source.name, table)
+        if published is None:
+            continue
+        name = f"{source.name}.{table.name}"
+        sequences[name] = published.marker.sequence
+        days.update(_days_between(deployment, source, table, built.get(name), published.marker.sequence))
+    return StaleStatistics(tuple(sorted(map(date.fromisoformat, days))), sequences, first_build=not built and bool(sequences))
+
+
+def mark_built(deployment: Deployment, stale: StaleStatistics) -> None:
+    """Record that the statistics reflect `stale.sequences`; call it after every model was built."""
+    deployment.warehouse.write_statistics_marker(stale.sequences)
+
+
+def _days_between(
+    deployment: Deployment, source: Source, table: Table, built: int | None, published: int
+) -> set[str]:
+    if built == published or table.event_time is None:
+        return set()
+    history = deployment.lake.history(source.name, table)
+    between = _versions_between(history, built, published)
+    if between is None:
+        return _all_days(deployment, source, table)
+    return {day for version in between for day in version.changed_days}
+
+
+def _versions_between(history: list[TableVersion], built: int | None, published: int) -> list[TableVersion] | None:
+    """The versions with a sequence above the lower and up to the higher of the two; None when the history has a gap there."""
+    low, high = sorted((built or 0, published))
+    known = {version.marker.sequence for version in history}
+    if high not in known or (low not in known and low != 0) or (low == 0 and all(v.parent is not None for v in history)):
+        return None
+    return [version for version in history if low < version.marker.sequence <= high]
+
+
+def _all_days(deployment: Deployment, source: Source, table: Table) -> set[str]:
+    relation = f"`{deployment.settings.warehouse.database}`.`{source.name}__{table.name}`"
+    column = f"`{table.event_time}`"
+    query = f"select distinct toString(toDate({column}, 'UTC')) as day from {relation} where {column} is not null"
+    return set(deployment.warehouse.query(query)["day"].to_pylist())

@@ -1,0 +1,75 @@
+"""Key sweep: rows that an `upsert` table still has and the source has not.
+
+The order makes it safe: the lake version is noted first, the source's view is taken after it. So a key that the lake version has
+and the view has not was deleted; a row inserted meanwhile is in neither. The batch of deleted keys is claimed only if nobody
+landed anything for the table in between, else a re-inserted key could be deleted; the next run sweeps again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.landing import Landing
+from lakehouse.rows.duck import connect_duckdb, quoted
+from lakehouse.sources.reader import SourceSnapshot
+from lakehouse.spec import Source, Table
+
+
+@dataclass(frozen=True)
+class SweepBase:
+    """What the table held before the source's view was taken: a lake version, and the head of its log."""
+
+    deployment: Deployment
+    version: int | None
+    head: int
+
+
+def sweep_base(deployment: Deployment, source: Source, table: Table) -> SweepBase:
+    """Note the lake's version and the log's head; call it before the source's view is taken."""
+    head = deployment.log(source, table).head()
+    state = deployment.lake.state(source.name, table)
+    return SweepBase(deployment, state.current.version if state else None, head)
+
+
+def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -> None:
+    """Land a `delete` batch of the keys that are in the lake version of `base` and not in the source's view."""
+    if base.version is None:
+        return
+    own = len(landing.claimed)
+    if landing.head != base.head + own:
+        landing.note("the key sweep was left to the next run: another run landed rows of this table meanwhile")
+        return
+    schema = pa.schema([landing.schema.field(name) for name in landing.table.key])
+    gone = _missing_keys(landing, snapshot, base, schema)
+    if not gone.num_rows:
+        return
+    written = landing.log.write(gone.to_batches(), schema)
+    landed = landing.land_written(
+        written, kind="delete", window=None, closed=False, schema=schema, only_after=base.head + own
+    )
+    landing.note(
+        f"the key sweep found {gone.num_rows:,} deleted rows"
+        if landed
+        else "the key sweep was left to the next run: another run landed rows of this table meanwhile"
+    )
+
+
+def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> pa.Table:
+    keys = ", ".join(quoted(name) for name in schema.names)
+    lake = base.deployment.lake.scan(landing.source.name, landing.table, version=base.version, columns=schema.names)
+    with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
+        for name, batches in (("source_keys", snapshot.keys(landing.table)), ("lake_keys", lake)):
+            reader = pa.RecordBatchReader.from_batches(schema, (_only(batch, schema) for batch in batches))
+            connection.register("incoming", reader)
+            connection.execute(f"create temp table {name} as select {keys} from incoming")
+            connection.unregister("incoming")
+        match = " and ".join(f"l.{quoted(n)} is not distinct from s.{quoted(n)}" for n in schema.names)
+        query = f"select l.* from lake_keys l where not exists (select 1 from source_keys s where {match})"
+        return connection.execute(query).to_arrow_table().cast(schema)
+
+
+def _only(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([batch.column(name).cast(schema.field(name).type) for name in schema.names], schema=schema)

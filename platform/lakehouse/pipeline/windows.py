@@ -1,0 +1,112 @@
+"""Which windows of a table are due: pure functions of its log, the source's extent and its position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from lakehouse.errors import WrongUse
+from lakehouse.spec import LogEntry, Position, Table, Window
+
+Extent = tuple[datetime, datetime]
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class DayRange:
+    """The UTC days from `first` to `last`, both included."""
+
+    first: date
+    last: date
+
+    def __post_init__(self) -> None:
+        if self.first > self.last:
+            raise WrongUse(
+                "choosing a range of days",
+                value=f"{self.first} to {self.last}",
+                allowed="a first day that is not after the last",
+                remedy="Swap --from and --to.",
+            )
+
+    def __contains__(self, day: object) -> bool:
+        return isinstance(day, date) and self.first <= day <= self.last
+
+    def days(self) -> list[date]:
+        """Every day, in order."""
+        return [self.first + timedelta(days=i) for i in range((self.last - self.first).days + 1)]
+
+
+@dataclass(frozen=True)
+class UpsertPlan:
+    """What to read of an `upsert` table.
+
+    whole: everything that may be new, from the lookback before the last window on. overlap: the part of it that was read before
+    (None: nothing was). tail: rows and checksum of that part as it was then. fresh: the part that was not (None: nothing is
+    newer). next_overlap: what the next run will read again.
+    """
+
+    whole: Window
+    overlap: Window | None
+    tail: tuple[int, str] | None
+    fresh: Window | None
+    next_overlap: Window
+
+
+def is_closed(table: Table, day: date, extent: Extent, position: Position) -> bool:
+    """Whether no row of the day can arrive any more: the bound, and the source's newest row, are a lookback beyond it."""
+    end = Window.of_day(day).high
+    assert end is not None
+    return min(position.bound, extent[1]) >= end + table.lookback
+
+
+def closed_days(entries: Sequence[LogEntry]) -> dict[date, bool]:
+    """Each landed day of an `append` table, with whether its last entry closed it."""
+    days: dict[date, bool] = {}
+    for entry in entries:
+        window = entry.manifest.window
+        if window is not None and window.low is not None:
+            days[window.low.date()] = entry.manifest.closed
+    return days
+
+
+def due_days(
+    table: Table, entries: Sequence[LogEntry], extent: Extent, position: Position, days: DayRange | None, *, full: bool
+) -> tuple[date, ...]:
+    """The days of an `append` table to read, in order.
+
+    Days that the source has rows around (its extent, up to the bound), within `days`, unless they are closed and not `full`; and
+    always those that were landed open before `days` ends, so that late rows arrive with the next run, whatever it was asked.
+    """
+    landed = closed_days(entries)
+    last_visible = min(extent[1], position.bound)
+    if last_visible < extent[0]:
+        return ()
+    available = DayRange(extent[0].date(), last_visible.date())
+    due = set()
+    for day in available.days():
+        asked = days is None or day in days
+        open_before = landed.get(day) is False and (days is None or day <= days.last)
+        if open_before or (asked and (full or not landed.get(day, False))):
+            due.add(day)
+    return tuple(sorted(due))
+
+
+def upsert_plan(table: Table, entries: Sequence[LogEntry], extent: Extent, position: Position, *, full: bool) -> UpsertPlan:
+    """The windows of the cursor to read; the upper end is the bound, or just above the newest row if that is older."""
+    high = min(position.bound, extent[1] + _TICK)
+    next_overlap = Window(high - table.lookback, high)
+    last = next((e.manifest for e in reversed(entries) if e.manifest.kind == "upsert" and e.manifest.window), None)
+    if last is None or full or last.window is None or last.window.high is None:
+        return UpsertPlan(Window(None, high), None, None, Window(None, high), next_overlap)
+    seen = last.window.high
+    high = max(high, seen)
+    detail = last.position.detail
+    tail = (int(detail["tail_rows"]), detail["tail_checksum"]) if "tail_checksum" in detail else None
+    return UpsertPlan(
+        whole=Window(seen - table.lookback, high),
+        overlap=Window(seen - table.lookback, seen),
+        tail=tail,
+        fresh=Window(seen, high) if high > seen else None,
+        next_overlap=Window(high - table.lookback, high),
+    )
