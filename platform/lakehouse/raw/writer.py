@@ -1,0 +1,151 @@
+"""From Arrow batches to local Parquet files with their digests: what a batch of the log is made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lakehouse.errors import SchemaChanged, ValueRefused
+from lakehouse.rows.checksum import EMPTY, checksum_of
+from lakehouse.rows.duck import connect_duckdb
+from lakehouse.spec import RawFile, RowChecksum
+
+GROUP_ROWS = 1_000_000
+GROUP_BYTES = 128 * 2**20
+FILE_BYTES = 512 * 2**20
+SAMPLE_ROWS = 5
+BATCH_ID_KEY = "lakehouse.batch_id"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A batch whose files are in the store and that no log entry names yet. sample: its first rows, at most five."""
+
+    batch_id: str
+    files: tuple[RawFile, ...]
+    rows: int
+    checksum: RowChecksum
+    sample: pa.Table
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A finished Parquet file on the local disk."""
+
+    path: Path
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class Digest:
+    """What is known of the rows that have passed so far."""
+
+    checksum: RowChecksum
+    sample: pa.Table
+
+
+def write_files(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, folder: Path, batch_id: str, digest: Digest
+) -> Iterator[LocalFile]:
+    """Parquet files of about 512 MB in `folder`, one after the other; rows keep their order. The caller removes each.
+
+    Row groups of about a million rows or 128 MB, whichever comes first: memory holds two of them. `digest` is complete when the
+    last file has come. Raises SchemaChanged for a batch of another schema, ValueRefused for a null that the schema forbids.
+    """
+    groups = _row_groups(_checked(batches, schema, batch_id))
+    first = next(groups, None)
+    with ThreadPoolExecutor(1) as summing:
+        number = 0
+        while first is not None:
+            path = folder / f"{batch_id}-{number}.parquet"
+            rows, first = _write_file(path, first, groups, schema, batch_id, digest, summing)
+            yield LocalFile(path, rows, path.stat().st_size, sha256_of(path))
+            number += 1
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_file(
+    path: Path,
+    group: pa.Table,
+    groups: Iterator[pa.Table],
+    schema: pa.Schema,
+    batch_id: str,
+    digest: Digest,
+    summing: ThreadPoolExecutor,
+) -> tuple[int, pa.Table | None]:
+    rows = 0
+    following: pa.Table | None = group
+    plain = schema.with_metadata({BATCH_ID_KEY: batch_id})
+    with pq.ParquetWriter(path, plain, compression="zstd", compression_level=1, write_statistics=True) as writer:
+        while following is not None and path.stat().st_size < FILE_BYTES:
+            summed = summing.submit(_checksum, following)
+            try:
+                writer.write_table(following.cast(plain), row_group_size=GROUP_ROWS)
+            except (pa.ArrowInvalid, ValueError) as error:
+                raise _refused(batch_id, error) from error
+            digest.checksum = digest.checksum + summed.result()
+            if digest.sample.num_rows < SAMPLE_ROWS:
+                digest.sample = pa.concat_tables([digest.sample, following]).slice(0, SAMPLE_ROWS)
+            rows += following.num_rows
+            following = next(groups, None)
+    return rows, following
+
+
+def _checksum(group: pa.Table) -> RowChecksum:
+    with connect_duckdb(threads=1) as connection:
+        return checksum_of(group, group.schema, connection)
+
+
+def _checked(batches: Iterable[pa.RecordBatch], schema: pa.Schema, batch_id: str) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if batch.schema.names != schema.names or batch.schema.types != schema.types:
+            raise SchemaChanged(
+                f"writing batch {batch_id}: rows arrived with another schema",
+                value=", ".join(f"{f.name} {f.type}" for f in batch.schema),
+                allowed=", ".join(f"{f.name} {f.type}" for f in schema),
+                remedy="Read the schema of the source again and extract anew; nothing was landed.",
+            )
+        yield batch
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for whole in batches:
+        for start in range(0, whole.num_rows, GROUP_ROWS):
+            batch = whole.slice(start, GROUP_ROWS)
+            if held and (rows + batch.num_rows > GROUP_ROWS or size + batch.nbytes > GROUP_BYTES):
+                yield pa.Table.from_batches(held)
+                held, rows, size = [], 0, 0
+            held.append(batch)
+            rows += batch.num_rows
+            size += batch.nbytes
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _refused(batch_id: str, error: Exception) -> ValueRefused:
+    return ValueRefused(
+        f"writing batch {batch_id}",
+        value=str(error),
+        allowed="values that fit the schema, and no null where it forbids one",
+        remedy="Correct the declaration of the table; nothing was landed.",
+    )
+
+
+def empty_digest(schema: pa.Schema) -> Digest:
+    """The digest of no rows."""
+    return Digest(EMPTY, schema.empty_table())
