@@ -1,8 +1,8 @@
 """The fold of a raw log: what a table's rows are after some of its entries. One query for every engine that runs DuckDB.
 
 The rules. `snapshot`: the last one is the table. `replace`: a row stands unless a later entry's window holds its event time.
-`upsert` and `delete`: of each key the newest version stands (by cursor, then sequence, then position in the batch), unless a later
-entry deleted the key; a delete and an upsert of one key are ordered by their sequences alone.
+`upsert` and `delete`: of each key the newest version stands (by cursor, then sequence, then position in the batch), unless a
+later entry deleted the key; a delete and an upsert of one key are ordered by their sequences alone.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _fold_replace(table: Table, schema: pa.Schema, base: str | None, entries: Se
     sources = [*([(base, schema.names, None)] if base else []), *((e.relation, e.columns, e.window) for e in entries)]
     for relation, columns, window in reversed(sources):
         condition = " or ".join(window_sql(table.event_time, other) for other in dict.fromkeys(later))
-        keep = f" where not ({condition})" if condition else ""
+        keep = f" where ({condition}) is not true" if condition else ""
         if window is None or window not in later:
             parts.append(_columns(schema, columns, str(relation)) + keep)
         if window is not None:
