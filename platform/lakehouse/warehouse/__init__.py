@@ -1,0 +1,1 @@
+"""Warehouses: publish lake tables, read them back, query."""
