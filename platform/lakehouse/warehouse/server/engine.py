@@ -6,7 +6,6 @@ however long, and the engine waits while nobody reads. (The engine's own streami
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -188,12 +187,3 @@ def widen(pipe: int) -> None:
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
         except OSError:
             return
-
-
-def close_quietly(*descriptors: int) -> None:
-    """Close file descriptors that may be closed already."""
-    for descriptor in descriptors:
-        try:
-            os.close(descriptor)
-        except OSError:
-            continue

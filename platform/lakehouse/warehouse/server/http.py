@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any
 
 from lakehouse.warehouse.server.compression import Compressor, compressor, response_encoding
-from lakehouse.warehouse.server.engine import Connection, Counts, Engine, close_quietly, identifier, widen
+from lakehouse.warehouse.server.engine import Connection, Counts, Engine, identifier, widen
 from lakehouse.warehouse.server.failures import EngineError
 from lakehouse.warehouse.server.requests import BodyStream, Request, credentials, parameters_of, read_request
 from lakehouse.warehouse.server.sessions import DEFAULT_TIMEOUT, Sessions
@@ -86,7 +86,8 @@ class Running:
     """A statement that runs in a thread of its own and writes its result into a pipe."""
 
     def __init__(self, work: Callable[[int], Counts]) -> None:
-        self.reader, self._writer = os.pipe()
+        self._reader, self._writer = os.pipe()
+        self._ended = False
         widen(self._writer)
         self._work = work
         self._begun = monotonic()
@@ -101,16 +102,19 @@ class Running:
             self.answer.error = error
         finally:
             self.answer.seconds = monotonic() - self._begun
-            close_quietly(self._writer)
+            os.close(self._writer)
 
     def chunks(self) -> Iterator[bytes]:
         """The result, as it comes."""
-        while chunk := os.read(self.reader, _PIPE):
+        while chunk := os.read(self._reader, _PIPE):
             yield chunk
 
     def end(self) -> Answer:
-        """Stop reading and wait for the statement to end; one that still writes fails at its next write."""
-        close_quietly(self.reader)
+        """Stop reading and wait for the statement to end; one that still writes fails at its next write. May be called again."""
+        if not self._ended:
+            # Once only: the number belongs to another thread's file as soon as it is free.
+            self._ended = True
+            os.close(self._reader)
         self._thread.join()
         return self.answer
 
