@@ -1,0 +1,31 @@
+"""The systems that are read. One row of the registry for each kind; a kind is imported when a source of it is opened."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from lakehouse.errors import Unsupported
+from lakehouse.sources.reader import SourceReader, SourceSnapshot
+from lakehouse.spec import Source
+
+__all__ = ["SourceReader", "SourceSnapshot", "open_source"]
+
+_READERS = {
+    "postgres": ("lakehouse.sources.postgres", "PostgresReader"),
+    "mongodb": ("lakehouse.sources.mongodb", "MongoReader"),
+}
+"""Kind: module and class; the class is called with the Source and its URL."""
+
+
+def open_source(source: Source, url: str) -> SourceReader:
+    """The reader of a source; no I/O yet. Unsupported when its kind has none."""
+    if source.kind not in _READERS:
+        raise Unsupported(
+            f"opening source {source.name!r}",
+            value=f"kind {source.kind!r}",
+            allowed=", ".join(sorted(_READERS)),
+            remedy="Declare the source with one of these kinds.",
+        )
+    module, name = _READERS[source.kind]
+    reader: SourceReader = getattr(import_module(module), name)(source, url)
+    return reader

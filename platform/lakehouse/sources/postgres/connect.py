@@ -1,0 +1,102 @@
+"""Connections to a Postgres source, and what its errors mean."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from lakehouse.errors import ConfigurationError, LakehouseError, SourceMismatch, SourceUnavailable
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_SESSION = {
+    "timezone": "UTC",
+    "datestyle": "ISO,YMD",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "idle_in_transaction_session_timeout": "0",
+}
+"""Session settings: text forms must not depend on the server's configuration, and the session that holds a snapshot idles."""
+
+_DEFAULTS = {
+    "connect_timeout": "10",
+    "application_name": "lakehouse",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""libpq parameters that the URL may override: a server that has gone is noticed within about a minute."""
+
+_REFUSED = re.compile(
+    r"password|authentication|pg_hba|role .* does not exist|database .* does not exist|not permitted to log in|permission"
+)
+_MISSING = re.compile(r"(column|relation|table|schema) .* does not exist")
+_DENIED = re.compile(r"permission denied")
+
+
+def connection_string(url: str, source: str) -> str:
+    """The libpq connection string of a source's URL, with the platform's session settings; ConfigurationError when malformed."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(
+            f"reading the URL of source {source!r}",
+            allowed="postgresql://user:password@host:port/database[?parameter=value] with libpq's parameters",
+            remedy=f"Correct LAKEHOUSE_SOURCES__{source.upper()}__URL; percent-encode special characters of the password.",
+        ) from None
+    options = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
+    if given.get("options"):
+        options = f"{options} {given['options']}"
+    parameters = {**_DEFAULTS, **given, "client_encoding": "UTF8", "options": options}
+    return make_conninfo("", **parameters)
+
+
+def connect(conninfo: str, source: str) -> Connection:
+    """A new autocommit connection; SourceUnavailable or ConfigurationError, never with the password in it."""
+    try:
+        return psycopg.connect(conninfo, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise _connect_error(str(error), conninfo, source) from None
+
+
+def read_error(error: Exception, tried: str) -> LakehouseError:
+    """What an error in the middle of reading means. The text of libpq's errors never holds the password."""
+    message = _one_line(str(error))
+    if _DENIED.search(message):
+        return ConfigurationError(tried, value=message, allowed="SELECT on the table", remedy="Grant the role SELECT on it.")
+    if _MISSING.search(message):
+        return SourceMismatch(
+            tried,
+            value=message,
+            allowed="what was there when the run began",
+            remedy="Run again; adapt the declaration if need be.",
+        )
+    return SourceUnavailable(
+        tried, value=message, allowed="rows until the end of the table", remedy="Look at the server's log, then run again."
+    )
+
+
+def _connect_error(message: str, conninfo: str, source: str) -> LakehouseError:
+    at = conninfo_to_dict(conninfo)
+    tried = f"connecting to source {source!r}, database {at.get('dbname')!r} at {at.get('host')}:{at.get('port', 5432)}"
+    setting = f"LAKEHOUSE_SOURCES__{source.upper()}__URL"
+    message = _one_line(message)
+    if _REFUSED.search(message):
+        return ConfigurationError(
+            tried,
+            value=message,
+            allowed="a user, password and database that the server accepts",
+            remedy=f"Correct {setting}.",
+        )
+    return SourceUnavailable(
+        tried, value=message, allowed="a server that answers", remedy=f"Start the server, or correct host and port in {setting}."
+    )
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

@@ -1,0 +1,228 @@
+"""Rows of a relation on an exported snapshot, as Arrow batches, read by DuckDB's Postgres scanner in bounded memory.
+
+Each connection runs `COPY (query) TO STDOUT` over its own page ranges. DuckDB alters some values without a word, so the query
+casts on the server whatever it does not read exactly (`columns.py`), and what is left is looked at here.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakehouse.errors import LakehouseError, SchemaChanged
+from lakehouse.rows.duck import connect_duckdb, literal, load_extension
+from lakehouse.sources.postgres.columns import ReadColumn
+from lakehouse.sources.postgres.connect import read_error
+
+REFUSED = "_refused"
+"""The extra column of a scan: true where a flagged column refuses its value."""
+
+_FIRST_MICROSECOND = -62135596800_000_000
+_LAST_MICROSECOND = 253402300799_999_999
+_FIRST_DAY, _LAST_DAY = -719162, 2932896
+_BATCH_BYTES = 16 * 2**20
+_MAX_BATCH_ROWS = 65_536
+_MIN_BATCH_ROWS = 2_048
+_PAGES_PER_RANGE = 4_096
+_END = None
+
+
+class RefusedValue(Exception):
+    """A batch holds a value that its column refuses; the caller finds out which."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What to read: the relation's SQL name, columns, conditions (each one query, together all rows once), rows of a batch."""
+
+    relation: str
+    columns: tuple[ReadColumn, ...]
+    conditions: tuple[str, ...]
+    batch_rows: int
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the rows."""
+        return pa.schema([column.field for column in self.columns])
+
+    def query(self, condition: str) -> str:
+        """The SQL that the server runs for one condition."""
+        flags = [column.refused for column in self.columns if column.flagged and column.refused]
+        values = [f"{column.value} as c{i}" for i, column in enumerate(self.columns)]
+        if flags:
+            values.append(f"coalesce({' or '.join(flags)}, false) as {REFUSED}")
+        return f"select {', '.join(values)} from {self.relation} where {condition}"
+
+
+def batch_rows(row_bytes: int) -> int:
+    """Rows of a batch of about 16 MB, for rows of that size."""
+    return max(_MIN_BATCH_ROWS, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1)))
+
+
+def page_ranges(pages: int) -> tuple[str, ...]:
+    """Conditions on `ctid` that cover every row once; the last one is open, for pages that came since."""
+    starts = range(0, max(pages, 1), _PAGES_PER_RANGE)
+    ranges = [f"ctid >= '({start},0)' and ctid < '({start + _PAGES_PER_RANGE},0)'" for start in starts[:-1]]
+    return (*ranges, f"ctid >= '({starts[-1]},0)'")
+
+
+class SnapshotScanner:
+    """DuckDB attached to one Postgres database, reading on one exported snapshot. Scans may run in several threads."""
+
+    def __init__(self, conninfo: str, snapshot: str, threads: int = 2) -> None:
+        self._conninfo = conninfo
+        self._snapshot = snapshot
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._database: duckdb.DuckDBPyConnection | None = None
+
+    def scan(self, scan: Scan, tried: str) -> Iterator[pa.RecordBatch]:
+        """The rows, in no order. Raises RefusedValue, SchemaChanged, or what `read_error` makes of the server's error."""
+        work: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for condition in scan.conditions:
+            work.put(condition)
+        readers = min(self._threads, len(scan.conditions))
+        results: queue.Queue[pa.RecordBatch | Exception | None] = queue.Queue(maxsize=readers + 1)
+        stop = threading.Event()
+        workers = [
+            threading.Thread(target=self._work, args=(scan, tried, work, results, stop), name="lakehouse-postgres", daemon=True)
+            for _ in range(readers)
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            running = readers
+            while running:
+                result = results.get()
+                if result is _END:
+                    running -= 1
+                elif isinstance(result, Exception):
+                    raise result
+                else:
+                    yield result
+        finally:
+            stop.set()
+            _drain(results, workers)
+
+    def close(self) -> None:
+        """Close the connections; scans must have ended."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+    def _work(
+        self,
+        scan: Scan,
+        tried: str,
+        work: queue.SimpleQueue[str],
+        results: queue.Queue[pa.RecordBatch | Exception | None],
+        stop: threading.Event,
+    ) -> None:
+        """One reader: take conditions until none is left, put their batches, then the end or the error."""
+        try:
+            with suppress(queue.Empty):
+                while not stop.is_set():
+                    for batch in self._read(scan, work.get_nowait(), stop):
+                        results.put(batch)
+        except (RefusedValue, LakehouseError) as error:
+            results.put(error)
+        except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
+            results.put(read_error(error, tried))
+        else:
+            results.put(_END)
+
+    def _read(self, scan: Scan, condition: str, stop: threading.Event) -> Iterator[pa.RecordBatch]:
+        cursor = self._cursor()
+        try:
+            cursor.execute("begin")
+            join = f"set transaction snapshot {literal(self._snapshot)}"
+            cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
+            query = f"from postgres_query('source', {literal(scan.query(condition))})"
+            for batch in cursor.execute(query).to_arrow_reader(scan.batch_rows):
+                if stop.is_set():
+                    return
+                if batch.num_rows:
+                    yield conform(batch, scan.columns)
+        finally:
+            # Without this rollback DuckDB sends one from a destructor, where a lost connection ends the whole process.
+            with suppress(duckdb.Error):
+                cursor.execute("rollback")
+            cursor.close()
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        with self._lock:
+            if self._database is None:
+                database = connect_duckdb(threads=1)
+                load_extension(database, "postgres_scanner")
+                database.execute(f"attach {literal(self._conninfo)} as source (type postgres, read_only)")
+                self._database = database
+            return self._database.cursor()
+
+
+def _drain(results: queue.Queue[pa.RecordBatch | Exception | None], workers: Sequence[threading.Thread]) -> None:
+    """Take what stopped readers still put, until the last of them has ended."""
+    while any(worker.is_alive() for worker in workers):
+        with suppress(queue.Empty):
+            results.get(timeout=0.05)
+
+
+def conform(batch: pa.RecordBatch, columns: Sequence[ReadColumn]) -> pa.RecordBatch:
+    """The batch with the declared schema; RefusedValue when a value is one that its column refuses."""
+    if batch.schema.names[-1] == REFUSED and pc.any(batch.column(REFUSED)).as_py():
+        raise RefusedValue
+    arrays = [_column(batch.column(i), column.field) for i, column in enumerate(columns)]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([column.field for column in columns]))
+
+
+def _column(array: pa.Array, field: pa.Field) -> pa.Array:
+    if array.null_count and not field.nullable:
+        raise _changed(field, "a null")
+    if pa.types.is_list(field.type) and pa.types.is_list(array.type):
+        return _list(array, field)
+    return _values(array, field.type, field)
+
+
+def _list(array: pa.Array, field: pa.Field) -> pa.Array:
+    values = _values(array.values, field.type.value_type, field)
+    mask = array.is_null() if array.null_count else None
+    if array.offset or mask is not None:
+        offsets = pc.cast(array.offsets, pa.int32())
+        return pa.ListArray.from_arrays(offsets, values, type=field.type, mask=mask)
+    return pa.ListArray.from_arrays(array.offsets, values, type=field.type)
+
+
+def _values(array: pa.Array, wanted: pa.DataType, field: pa.Field) -> pa.Array:
+    if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(array.type) and array.type.unit == "us":
+        _check_range(array.view(pa.int64()), _FIRST_MICROSECOND, _LAST_MICROSECOND)
+        return array.view(pa.int64()).view(wanted)
+    if pa.types.is_date(wanted) and pa.types.is_date32(array.type):
+        _check_range(array.view(pa.int32()), _FIRST_DAY, _LAST_DAY)
+        return array
+    if array.type == wanted:
+        return array
+    if pa.types.is_decimal(wanted) and pa.types.is_string(array.type):
+        return array.cast(wanted)
+    raise _changed(field, f"{array.type}")
+
+
+def _check_range(integers: pa.Array, low: int, high: int) -> None:
+    extent = pc.min_max(integers)
+    if extent["min"].is_valid and (extent["min"].as_py() < low or extent["max"].as_py() > high):
+        raise RefusedValue
+
+
+def _changed(field: pa.Field, found: str) -> SchemaChanged:
+    return SchemaChanged(
+        f"reading column {field.name!r}",
+        value=f"{found} came from the source",
+        allowed=f"{field.type}{'' if field.nullable else ', not null'}, as the catalog said when the run began",
+        remedy="Run again: the column has changed since.",
+    )
