@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from lakehouse.errors import LakehouseError
 from lakehouse.orchestration.keys import (
     FULL,
     ONLY_DUE,
@@ -28,7 +28,8 @@ from lakehouse.pipeline.extract import Extracted, extract_source, summary
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.spec import Source, Table
 
-Results = Iterator[dg.MaterializeResult | dg.AssetCheckResult]
+Materialized = dg.MaterializeResult[Any]
+Results = Iterator[Materialized | dg.AssetCheckResult]
 ONE_RUN = dg.BackfillPolicy.single_run()
 
 
@@ -129,11 +130,13 @@ def _lake_asset(deployment: Deployment, source: Source, table: Table) -> dg.Asse
         owners=list(source.owners),
         partitions_def=partitions_of(deployment.settings, table),
         backfill_policy=ONE_RUN,
-        check_specs=[dg.AssetCheckSpec("rows_equal_marker", asset=key, description="Live files hold as many rows as the marker.")],
+        check_specs=[
+            dg.AssetCheckSpec("rows_equal_marker", asset=key, description="Live files hold as many rows as the marker.")
+        ],
         op_tags={"lakehouse/hop": "lake"},
         description=f"{table.description}\n\nThe fold of the raw log, as an {table.format.capitalize()} table.",
     )
-    def lake(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def lake(context: dg.AssetExecutionContext) -> Materialized:
         applied = apply_table(deployment, source, table)
         if applied is None:
             return dg.MaterializeResult(
@@ -167,12 +170,14 @@ def _warehouse_asset(deployment: Deployment, source: Source, table: Table) -> dg
         owners=list(source.owners),
         partitions_def=partitions_of(deployment.settings, table),
         backfill_policy=ONE_RUN,
-        check_specs=[dg.AssetCheckSpec("rows_equal_lake", asset=key, description="As many rows as the lake table, at its sequence.")],
+        check_specs=[
+            dg.AssetCheckSpec("rows_equal_lake", asset=key, description="As many rows as the lake table, at its sequence.")
+        ],
         op_tags={"lakehouse/hop": "warehouse"},
         description=f"{table.description}\n\nPublished to ClickHouse as `{source.name}__{table.name}`; "
         "only changed partitions are copied.",
     )
-    def warehouse(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def warehouse(context: dg.AssetExecutionContext) -> Materialized:
         publication = publish_table(deployment, source, table)
         if publication is None:
             return dg.MaterializeResult(
@@ -204,7 +209,7 @@ def _report_other_days(context: dg.AssetExecutionContext, days: tuple[str, ...])
     asked = requested_days(context)
     for day in days_outside(days, asked):
         context.log_event(
-            dg.AssetMaterialization(context.asset_key, partition=day, description="Late rows were applied by a run for other days.")
+            dg.AssetMaterialization(
+                context.asset_key, partition=day, description="Late rows were applied by a run for other days."
+            )
         )
-
-

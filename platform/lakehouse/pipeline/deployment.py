@@ -85,7 +85,7 @@ class Deployment:
         everything = list(self._tables())
         if not names:
             return everything
-        chosen = []
+        chosen: list[tuple[Source, Table]] = []
         for name in names:
             found = [(s, t) for s, t in everything if name in (s.name, f"{s.name}.{t.name}")]
             if not found:

@@ -48,9 +48,7 @@ def mark_built(deployment: Deployment, stale: StaleStatistics) -> None:
     deployment.warehouse.write_statistics_marker(stale.sequences)
 
 
-def _days_between(
-    deployment: Deployment, source: Source, table: Table, built: int | None, published: int
-) -> set[str]:
+def _days_between(deployment: Deployment, source: Source, table: Table, built: int | None, published: int) -> set[str]:
     if built == published or table.event_time is None:
         return set()
     history = deployment.lake.history(source.name, table)

@@ -47,9 +47,7 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -
     if not gone.num_rows:
         return
     written = landing.log.write(gone.to_batches(), schema)
-    landed = landing.land_written(
-        written, kind="delete", window=None, closed=False, schema=schema, only_after=base.head + own
-    )
+    landed = landing.land_written(written, kind="delete", window=None, closed=False, schema=schema, only_after=base.head + own)
     landing.note(
         f"the key sweep found {gone.num_rows:,} deleted rows"
         if landed

@@ -1,7 +1,7 @@
 """Recompute rows and checksum of every copy of a table, and say where they differ.
 
-Raw is the reference, its files proved by their own checksums; when it is damaged, the lake is. How the source is compared is said in
-`lakehouse.pipeline.verify_source`.
+Raw is the reference, its files proved by their own checksums; when it is damaged, the lake is. How the source is compared is
+said in `lakehouse.pipeline.verify_source`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ COPIES = ("source", "raw", "lake", "warehouse")
 class CopyReport:
     """One copy of a table as it was found.
 
-    sequence: the raw sequence that it holds (for the source: the one that it was compared with). differs: the partitions whose rows
-    are not those of the reference. problem: why the copy could not be read, or what is wrong with it. pending: rows that the source
-    has since changed, and that the next run will land.
+    sequence: the raw sequence that it holds (for the source: the one that it was compared with). differs: the partitions whose
+    rows are not those of the reference. problem: why the copy could not be read, or what is wrong with it. pending: rows that
+    the source has since changed, and that the next run will land.
     """
 
     copy: str

@@ -1,7 +1,7 @@
 """Compare a source with the fold of its raw log, row by row, where it can be compared.
 
-A row may have changed in the source since it was read; that is life, not loss. So a difference counts against the copies only when
-the next run could not explain it:
+A row may have changed in the source since it was read; that is life, not loss. So a difference counts against the copies only
+when the next run could not explain it:
 
 - `append`: a landed row must still be there, as it was; a row that is in the source alone counts when its day was closed.
 - `upsert`: a row with the same cursor must be the same; a row in the source alone counts when its cursor is older than the
@@ -55,7 +55,9 @@ def compare_source(
     _load(connection, "raw_digests", iter(raw), table, schema)
     connection.execute(f"create or replace temp table differences as {_differences_sql(table)}")
     legitimate = _pending_sql(table, entries)
-    connection.execute(f"create or replace temp table judged as select *, coalesce({legitimate}, false) as pending from differences")
+    connection.execute(
+        f"create or replace temp table judged as select *, coalesce({legitimate}, false) as pending from differences"
+    )
     return _judge(connection)
 
 
@@ -87,9 +89,8 @@ def _load(
     )
     connection.register("incoming_rows", reader)
     moment = quoted(time) if time else "null::timestamptz"
-    connection.execute(
-        f"create or replace temp table {name} as select {key}, {moment} as moment, {PARTITION}, {digest} as digest from incoming_rows"
-    )
+    columns = f"{key}, {moment} as moment, {PARTITION}, {digest} as digest"
+    connection.execute(f"create or replace temp table {name} as select {columns} from incoming_rows")
     connection.unregister("incoming_rows")
 
 
@@ -122,8 +123,9 @@ def _pending_sql(table: Table, entries: list[LogEntry]) -> str:
     last = next((e.manifest.window for e in reversed(entries) if e.manifest.kind == "upsert" and e.manifest.window), None)
     if last is None or last.high is None:
         return "true"
-    reread = (last.high - table.lookback).isoformat()
-    return f"source_rows = 0 or ((raw_rows = 0 or source_moment is distinct from raw_moment) and source_moment >= {literal(reread)}::timestamptz)"
+    reread = literal((last.high - table.lookback).isoformat())
+    moved = "(raw_rows = 0 or source_moment is distinct from raw_moment)"
+    return f"source_rows = 0 or ({moved} and source_moment >= {reread}::timestamptz)"
 
 
 def _judge(connection: duckdb.DuckDBPyConnection) -> Compared:

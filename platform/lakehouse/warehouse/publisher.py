@@ -54,6 +54,14 @@ class Warehouse(Protocol):
         """All published rows, cast to `schema`."""
         ...
 
+    def read_statistics_marker(self) -> dict[str, int]:
+        """The sequence of each published table (`source.table`) that the statistics were last built from; empty at first."""
+        ...
+
+    def write_statistics_marker(self, sequences: dict[str, int]) -> None:
+        """Record what the statistics were built from; durable when it returns."""
+        ...
+
     def query(self, sql: str) -> pa.Table:
         """The result of a statement; a LakehouseError carries the server's own message."""
         ...

@@ -1,0 +1,64 @@
+# What a person types. Everything runs in .venv, made from requirements.lock; nothing has to be installed by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export UV_COMPILE_BYTECODE := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run down check format test bench lock docs browser clean
+
+help: ## Say what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+install: $(STAMP) ## Make the virtual environment from the lock file
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements.lock | cut -d' ' -f1)"
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+run: $(STAMP) ## The main job: start everything, load the example application, run it to daily statistics
+	$(BIN)/lakehouse up
+	$(BIN)/lakehouse demo load
+	$(BIN)/lakehouse run
+	$(BIN)/lakehouse verify
+	@echo "Dagster UI: $$($(BIN)/lakehouse ui)"
+
+down: $(STAMP) ## Stop everything; the data stays (lakehouse down --wipe removes it)
+	$(BIN)/lakehouse down
+
+check: $(STAMP) ## Format, lint, types, import contracts, documentation in step
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+format: $(STAMP) ## Put the code in form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(STAMP) browser ## All tests, on real servers
+	$(BIN)/pytest
+
+browser:
+	@command -v chromium >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	  echo "chromium is not installed: the browser test needs it (apt-get install chromium)"
+
+bench: $(STAMP) ## Run the benchmarks, or one of them: make bench NAME=path
+	$(BIN)/python -m benchmarks $(NAME)
+
+docs: $(STAMP) ## Write the generated pages of the documentation anew
+	$(BIN)/python docs/generate.py
+
+lock: $(STAMP) ## Resolve the dependencies of pyproject.toml anew
+	$(BIN)/uv lock --quiet --upgrade
+	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header --all-extras --all-groups -o requirements.lock
+
+clean: down ## Remove the virtual environment and all that was generated
+	rm -rf $(VENV) .lakehouse dbt_project/target dbt_project/logs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,73 @@
+"""The command `lakehouse`: thin over `pipeline`, `services` and Dagster.
+
+Exit codes: 0 done, 1 failed (or a difference was found), 2 wrong use. Each command's module is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from lakehouse.errors import LakehouseError, WrongUse
+
+_COMMANDS = {
+    "up": "servers",
+    "down": "servers",
+    "env": "servers",
+    "ui": "servers",
+    "demo": "demo",
+    "run": "run",
+    "verify": "verify",
+    "status": "look",
+    "tables": "look",
+    "show": "look",
+    "sql": "sql",
+    "rollback": "versions",
+}
+
+
+class Commands(click.Group):
+    """Commands that load their module when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a newcomer meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None for an unknown name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"lakehouse.cli.{_COMMANDS[cmd_name]}"), cmd_name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lakehouse", message="lakehouse %(version)s")
+def cli() -> None:
+    """A lakehouse on one machine or many: from your databases to daily statistics, exactly once, and provably so."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command and exit with its code; errors of the platform are printed without a traceback."""
+    try:
+        cli.main(arguments, standalone_mode=False)
+    except WrongUse as error:
+        click.echo(f"lakehouse: {error}", err=True)
+        sys.exit(2)
+    except LakehouseError as error:
+        click.echo(f"lakehouse: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("lakehouse: stopped", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

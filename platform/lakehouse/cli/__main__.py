@@ -1,0 +1,5 @@
+"""`python -m lakehouse.cli` is the command `lakehouse`."""
+
+from lakehouse.cli import main
+
+main()

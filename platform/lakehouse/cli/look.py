@@ -1,0 +1,141 @@
+"""`status`, `tables`, `show`: look at the deployment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import click
+
+from lakehouse import services
+from lakehouse.cli.session import deployment
+from lakehouse.cli.terminal import print_table, say, size_of
+from lakehouse.pipeline.status import TableStatus, source_status, table_status
+from lakehouse.spec.types import declared_type, field_doc
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(as_json: bool) -> None:
+    """Services, sources and tables: what runs, what can be read, what is behind. Exit 1 when something is not well."""
+    here = deployment()
+    found = services.status(here.settings)
+    sources = [source_status(here, source) for source in here.sources]
+    tables = [table_status(here, source, table) for source, table in here.select()]
+    if as_json:
+        document: dict[str, list[Any]] = {"services": found, "sources": sources, "tables": tables}
+        click.echo(json.dumps({key: [_plain(asdict(item)) for item in items] for key, items in document.items()}, indent=2))
+    else:
+        print_table(
+            ("service", "state", "address", "pid", "data"),
+            [(s.name, s.state, s.address, str(s.pid or ""), size_of(s.data_bytes)) for s in found],
+            right=("pid", "data"),
+        )
+        click.echo()
+        print_table(("source", "kind", "state"), [(s.source, s.kind, s.problem or "can be read") for s in sources])
+        click.echo()
+        _print_tables(tables)
+        for service in found:
+            if service.state == "unhealthy":
+                say(f"{service.name}: {service.detail}")
+    if any(s.state == "unhealthy" for s in found) or any(s.problem for s in sources) or any(t.problem for t in tables):
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def tables(as_json: bool) -> None:
+    """The declared tables: mode, rows, size, and where each hop is."""
+    here = deployment()
+    found = [table_status(here, source, table) for source, table in here.select()]
+    if as_json:
+        click.echo(json.dumps([_plain(asdict(item)) for item in found], indent=2))
+        return
+    _print_tables(found)
+
+
+@click.command()
+@click.argument("table")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def show(table: str, as_json: bool) -> None:
+    """One TABLE (source.table): its declaration, columns, partitions and versions."""
+    here = deployment()
+    chosen = here.select([table])
+    if len(chosen) > 1:
+        _print_tables([table_status(here, source, declared) for source, declared in chosen])
+        return
+    source, declared = chosen[0]
+    found = table_status(here, source, declared)
+    state = here.lake.state(source.name, declared)
+    columns = [(f.name, declared_type(f), not f.nullable, field_doc(f)) for f in state.schema] if state else []
+    partitions = here.lake.partitions(source.name, declared) if state else {}
+    history = here.lake.history(source.name, declared) if state else []
+    versions = [
+        (str(v.version), v.committed_at.isoformat(), v.operation, v.marker.sequence, v.marker.rows, v.marker.checksum)
+        for v in history
+    ]
+    if as_json:
+        document = {
+            "declaration": _plain(asdict(declared)),
+            "status": _plain(asdict(found)),
+            "columns": [dict(zip(("name", "type", "required", "description"), column, strict=True)) for column in columns],
+            "partitions": partitions,
+            "versions": [_plain(asdict(version)) for version in history],
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(f"{found.table}: {declared.description}")
+    click.echo(f"mode {declared.mode}, key {', '.join(declared.key)}, format {declared.format}, {found.state}\n")
+    print_table(("column", "type", "required", "description"), columns)
+    click.echo()
+    print_table(("partition", "rows"), list(partitions.items())[-20:], right=("rows",), title=f"{len(partitions)} partitions")
+    click.echo()
+    header = ("version", "committed", "operation", "sequence", "rows", "checksum")
+    print_table(header, versions[-20:], right=("sequence", "rows"), title=f"{len(versions)} versions")
+
+
+def _print_tables(found: list[TableStatus]) -> None:
+    header = (
+        "table",
+        "mode",
+        "rows",
+        "raw",
+        "lake",
+        "warehouse",
+        "raw size",
+        "lake size",
+        "warehouse size",
+        "last landed",
+        "state",
+    )
+    rows = [
+        (
+            s.table,
+            s.mode,
+            s.rows,
+            s.raw_sequence,
+            s.lake_sequence,
+            s.warehouse_sequence,
+            size_of(s.raw_bytes),
+            size_of(s.lake_bytes),
+            size_of(s.warehouse_bytes),
+            f"{s.last_landed:%Y-%m-%d %H:%M:%S}" if s.last_landed else "",
+            s.state,
+        )
+        for s in found
+    ]
+    print_table(header, rows, right=header[2:9])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return str(value)

@@ -1,0 +1,101 @@
+"""What runs without anyone asking: the day at 01:00 UTC, and whatever another process landed."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from lakehouse.errors import LakehouseError
+from lakehouse.orchestration.keys import ONLY_DUE, range_tags, yesterday
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.statistics import stale_statistics
+from lakehouse.pipeline.windows import DayRange
+from lakehouse.spec import Source, Table
+
+RUN_JOB = "lakehouse"
+CATCH_UP_JOB = "catch_up"
+ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
+
+
+def whole_job() -> dg.UnresolvedAssetJobDefinition:
+    """Extract to statistics, for everything that is declared."""
+    return dg.define_asset_job(
+        RUN_JOB, selection=dg.AssetSelection.all(), description="From the sources to the daily statistics."
+    )
+
+
+def catch_up_job() -> dg.UnresolvedAssetJobDefinition:
+    """Apply, publish and build what was landed; reads no source."""
+    selection = dg.AssetSelection.all() - dg.AssetSelection.key_prefixes("raw")
+    return dg.define_asset_job(
+        CATCH_UP_JOB, selection=selection, description="Apply what is in the raw logs, and what follows from it."
+    )
+
+
+def daily_schedule(job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+    """Yesterday, every day at 01:00 UTC; running by default."""
+
+    @dg.schedule(
+        name="daily",
+        job=job,
+        cron_schedule="0 1 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Runs the last whole UTC day, and late rows of the days before it.",
+    )
+    def daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        days = yesterday(context.scheduled_execution_time.astimezone(UTC).date())
+        return dg.RunRequest(run_key=days.last.isoformat(), partition_key=days.last.isoformat(), tags={ONLY_DUE: "true"})
+
+    return daily
+
+
+def raw_log_sensor(deployment: Deployment, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+    """Batches that no table has applied, tables that are not published, days that are stale: one run for all of them."""
+
+    @dg.sensor(
+        name="raw_log",
+        job=job,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Notices batches in the raw logs that no table has applied, and statistics that late rows made stale.",
+    )
+    def raw_log(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if context.instance.get_runs_count(dg.RunsFilter(statuses=ACTIVE)):
+            return dg.SkipReason("A run is under way; it may be about to apply them.")
+        try:
+            behind, days = tables_behind(deployment)
+            stale = stale_statistics(deployment)
+        except LakehouseError as error:
+            return dg.SkipReason(f"The platform cannot be asked: {error}")
+        if not behind and not stale.days:
+            return dg.SkipReason("Every table has applied its log, and no day is stale.")
+        days |= set(stale.days)
+        today = datetime.now(UTC).date()
+        span = DayRange(min(days), max(days)) if days else yesterday(today)
+        run_key = ",".join([*behind, *(day.isoformat() for day in stale.days)])
+        return dg.RunRequest(run_key=f"{run_key}@{context.cursor or 0}", tags={**range_tags(span), ONLY_DUE: "true"})
+
+    return raw_log
+
+
+def tables_behind(deployment: Deployment) -> tuple[list[str], set[date]]:
+    """Tables whose lake or warehouse copy is behind the raw log, as `source.table:head`, and the days of waiting batches."""
+    behind = []
+    days: set[date] = set()
+    for source, table in deployment.select():
+        head = deployment.log(source, table).head()
+        state = deployment.lake.state(source.name, table)
+        applied = state.current.marker.sequence if state else 0
+        published = deployment.warehouse.state(source.name, table)
+        if head > applied:
+            days |= _waiting_days(deployment, source, table, applied)
+        if head > applied or (state is not None and (published is None or published.version != state.current.version)):
+            behind.append(f"{source.name}.{table.name}:{head}")
+    return behind, days
+
+
+def _waiting_days(deployment: Deployment, source: Source, table: Table, applied: int) -> set[date]:
+    windows = [entry.manifest.window for entry in deployment.log(source, table).entries(after=applied)]
+    return {window.low.date() for window in windows if table.mode == "append" and window is not None and window.low is not None}

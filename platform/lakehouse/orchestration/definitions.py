@@ -1,0 +1,45 @@
+"""One deployment as Dagster definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from lakehouse.orchestration.automation import catch_up_job, daily_schedule, raw_log_sensor, whole_job
+from lakehouse.orchestration.factory import source_assets
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.settings import Settings, current_settings
+from lakehouse.spec import Source
+
+
+def build_definitions(
+    sources: Sequence[Source],
+    *,
+    dbt_project: Path | None = None,
+    settings: Settings | None = None,
+    extra: Sequence[dg.Definitions] = (),
+) -> dg.Definitions:
+    """Assets, checks, jobs, the daily schedule and the sensor of the declared sources, and the models of a dbt project.
+
+    Nothing is connected to while definitions load. Steps of a run share one process: they are bound by the servers that they
+    talk to, and a process for each would cost more than the work of most of them.
+    """
+    deployment = Deployment(settings or current_settings(), sources)
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
+    for source in sources:
+        assets.extend(source_assets(deployment, source))
+    if dbt_project is not None:
+        from lakehouse.orchestration.dbt import statistics_assets
+
+        assets.append(statistics_assets(deployment, dbt_project))
+    run_all, catch_up = whole_job(), catch_up_job()
+    own = dg.Definitions(
+        assets=assets,
+        jobs=[run_all, catch_up],
+        schedules=[daily_schedule(run_all)],
+        sensors=[raw_log_sensor(deployment, catch_up)],
+        executor=dg.in_process_executor,
+    )
+    return dg.Definitions.merge(own, *extra)

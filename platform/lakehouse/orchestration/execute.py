@@ -1,0 +1,116 @@
+"""`lakehouse run`: one Dagster run in this process, recorded like any other."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
+
+import dagster as dg
+
+from lakehouse.orchestration.automation import RUN_JOB
+from lakehouse.orchestration.keys import FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.windows import DayRange, due_days
+from lakehouse.spec import Source, Table
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended. failures: steps and checks that failed, each with its message."""
+
+    run_id: str
+    success: bool
+    days: DayRange
+    failures: tuple[str, ...]
+
+
+def pending_days(deployment: Deployment, chosen: Sequence[tuple[Source, Table]], *, full: bool) -> DayRange | None:
+    """The span of days that are not closed yet, over the chosen `append` tables; `full` counts the closed ones too.
+
+    None when the sources have no rows.
+    """
+    days: set[date] = set()
+    for source in {source.name: source for source, _ in chosen}.values():
+        tables = [table for s, table in chosen if s.name == source.name and table.mode == "append"]
+        if not tables:
+            continue
+        with closing(deployment.reader(source)) as reader:
+            reader.check(tables)
+            with reader.snapshot() as snapshot:
+                for table in tables:
+                    assert table.event_time is not None
+                    extent = snapshot.extent(table, table.event_time)
+                    entries = deployment.log(source, table).entries()
+                    if extent is not None:
+                        days.update(due_days(table, entries, extent, snapshot.position, None, full=full))
+    return DayRange(min(days), max(days)) if days else None
+
+
+def execute(
+    definitions: dg.Definitions,
+    deployment: Deployment,
+    chosen: Sequence[tuple[Source, Table]],
+    days: DayRange,
+    *,
+    asked: bool,
+    full: bool,
+    on_event: Callable[[str], None],
+) -> RunOutcome:
+    """Run the chosen tables and the statistics for `days`.
+
+    asked: somebody named the days, so they are all read and built; else only those that are not closed, or stale.
+    """
+    keys = [make(source, table) for source, table in chosen for make in (raw_key, lake_key, warehouse_key)]
+    everything = len(chosen) == len(deployment.select())
+    job = definitions.resolve_job_def(RUN_JOB)
+    selection = None if everything else [*keys, *_statistics_keys(job)]
+    tags = range_tags(days) | ({} if asked else {ONLY_DUE: "true"}) | ({FULL: "true"} if full else {})
+    run_id = str(uuid.uuid4())
+    with dg.DagsterInstance.get() as instance:
+        instance.add_event_listener(run_id, lambda entry: _tell(entry, on_event))
+        result = job.execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            tags=tags,
+            asset_selection=selection,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    failures = tuple(_failures(result))
+    return RunOutcome(run_id, result.success and not failures, days, failures)
+
+
+def _statistics_keys(job: dg.JobDefinition) -> list[dg.AssetKey]:
+    layers = {"source", "raw", "lake", "warehouse"}
+    return [key for key in job.asset_layer.executable_asset_keys if key.path[0] not in layers]
+
+
+def _tell(entry: dg.EventLogEntry, on_event: Callable[[str], None]) -> None:
+    if entry.dagster_event is not None:
+        event = entry.dagster_event
+        if event.is_step_success:
+            on_event(f"done    {event.step_key}")
+        elif event.is_step_failure:
+            on_event(f"FAILED  {event.step_key}")
+        elif event.is_step_skipped:
+            on_event(f"skipped {event.step_key}")
+    elif entry.user_message and int(entry.level) >= 20:
+        on_event(f"        {entry.user_message}")
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
+    failures = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            cause = error.cause if error and error.cause else error
+            failures.append(f"step {event.step_key}: {cause.message.strip() if cause else 'failed'}")
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
+            detail = evaluation.metadata.get("error")
+            name = f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
+            failures.append(f"check {name}: {detail.value}" if detail else f"check {name}")
+    return failures
