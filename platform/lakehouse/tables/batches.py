@@ -1,0 +1,109 @@
+"""Log entries as local files that are proven to be what was written, and as relations that the fold can read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from lakehouse.errors import DamagedData
+from lakehouse.rows.duck import literal, quoted
+from lakehouse.rows.fold import POSITION
+from lakehouse.spec import LogEntry, Manifest, RawFile, Table
+from lakehouse.spec.types import declared_type
+from lakehouse.stores import ObjectStore
+from lakehouse.tables.columns import cast_columns, duck_type
+
+_DOWNLOADS = 4
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """One log entry whose files are on the local disk."""
+
+    sequence: int
+    manifest: Manifest
+    paths: tuple[Path, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the batch came with."""
+        return tuple(field.name for field in self.manifest.fields)
+
+    def relation(self, schema: pa.Schema) -> str:
+        """A parenthesised query: the batch's columns as `schema` has them, and `_position`."""
+        names = [name for name in schema.names if name in self.columns]
+        first, parts = 0, []
+        for path, file in zip(self.paths, self.manifest.files, strict=True):
+            rows = f"read_parquet({literal(str(path))}, file_row_number = true, hive_partitioning = false)"
+            parts.append(f"select {cast_columns(schema, names)}, file_row_number + {first} as {POSITION} from {rows}")
+            first += file.rows
+        return "(" + " union all ".join(parts) + ")" if parts else self.no_rows(schema)
+
+    def no_rows(self, schema: pa.Schema) -> str:
+        """The same relation without its rows."""
+        names = [name for name in schema.names if name in self.columns]
+        nulls = (f"null::{duck_type(declared_type(schema.field(name)))} as {quoted(name)}" for name in names)
+        return f"(select {', '.join(nulls)}, 0::bigint as {POSITION} where false)"
+
+
+def needed_entries(table: Table, entries: Sequence[LogEntry]) -> list[LogEntry]:
+    """Those entries whose rows can be in the result: not the snapshots and windows that a later entry replaces as a whole."""
+    if table.mode == "upsert":
+        return list(entries)
+    seen: set[object] = set()
+    needed: list[LogEntry] = []
+    for entry in reversed(entries):
+        window = entry.manifest.window if table.mode == "append" else None
+        if window not in seen:
+            needed.insert(0, entry)
+        seen.add(window)
+    return needed
+
+
+def fetch_batches(store: ObjectStore, files_root: str, entries: Sequence[LogEntry], folder: Path) -> list[LocalBatch]:
+    """Copy the entries' files to `folder` and prove each by size and SHA-256; DamagedData names the first that differs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [(entry.sequence, index, file) for entry in entries for index, file in enumerate(entry.manifest.files)]
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        paths = list(
+            pool.map(lambda job: _fetch(store, f"{files_root}/{job[2].path}", job[2], folder / f"{job[0]}-{job[1]}"), jobs)
+        )
+    found = dict(zip([(sequence, index) for sequence, index, _ in jobs], paths, strict=True))
+    return [
+        LocalBatch(
+            entry.sequence, entry.manifest, tuple(found[entry.sequence, index] for index in range(len(entry.manifest.files)))
+        )
+        for entry in entries
+    ]
+
+
+def _fetch(store: ObjectStore, path: str, file: RawFile, local: Path) -> Path:
+    try:
+        store.download(path, local)
+    except FileNotFoundError:
+        raise _damaged(store, path, "the file is gone", f"{file.bytes} bytes") from None
+    size = local.stat().st_size
+    if size != file.bytes:
+        raise _damaged(store, path, f"{size} bytes", f"{file.bytes} bytes, as its manifest says")
+    digest = hashlib.sha256()
+    with open(local, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != file.sha256:
+        raise _damaged(store, path, f"SHA-256 {digest.hexdigest()}", f"SHA-256 {file.sha256}, as its manifest says")
+    return local
+
+
+def _damaged(store: ObjectStore, path: str, value: str, allowed: str) -> DamagedData:
+    return DamagedData(
+        f"reading raw file {store.url_of(path)}",
+        value=value,
+        allowed=allowed,
+        remedy="Restore the file from a backup of the store, or extract its window again; nothing was applied.",
+    )

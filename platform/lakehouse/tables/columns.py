@@ -1,0 +1,47 @@
+"""Columns between their three spellings: FieldSpec, Arrow field, DuckDB type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from lakehouse.rows.duck import quoted
+from lakehouse.spec import FieldSpec
+from lakehouse.spec.types import arrow_field, declared_type, field_doc
+
+_DUCK = {
+    "bool": "BOOLEAN",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float32": "FLOAT",
+    "float64": "DOUBLE",
+    "string": "VARCHAR",
+    "json": "VARCHAR",
+    "binary": "BLOB",
+    "date": "DATE",
+    "timestamp": "TIMESTAMPTZ",
+}
+
+
+def duck_type(declared: str) -> str:
+    """The DuckDB type of a declared type."""
+    if declared.startswith("list<"):
+        return duck_type(declared[5:-1]) + "[]"
+    return _DUCK.get(declared) or declared.upper()
+
+
+def arrow_schema(fields: Iterable[FieldSpec]) -> pa.Schema:
+    """The Arrow schema of columns, with their declared types and descriptions."""
+    return pa.schema([arrow_field(field.name, field.type, nullable=field.nullable, doc=field.doc) for field in fields])
+
+
+def field_specs(schema: pa.Schema) -> tuple[FieldSpec, ...]:
+    """The columns of an Arrow schema."""
+    return tuple(FieldSpec(field.name, declared_type(field), field.nullable, field_doc(field)) for field in schema)
+
+
+def cast_columns(schema: pa.Schema, present: Sequence[str]) -> str:
+    """A select list: those columns of `schema` that are present, in its order, each cast to its type there."""
+    names = [name for name in schema.names if name in present]
+    return ", ".join(f"{quoted(name)}::{duck_type(declared_type(schema.field(name)))} as {quoted(name)}" for name in names)

@@ -1,0 +1,90 @@
+"""How a table's columns follow its batches: the same rules for every format, without I/O.
+
+New columns appear. `int32` widens to `int64`, `float32` to `float64`, `json` to `string`, a decimal to more digits of the same
+scale, a list with its element. A column that a batch lacks, or brings with nulls, may be null from then on. A batch with a
+narrower type than the table's is read as the wider one. Anything else is SchemaChanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from lakehouse.errors import SchemaChanged, SourceMismatch
+from lakehouse.spec import FieldSpec, Manifest, Table
+
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+_LIST = re.compile(r"list<(.+)>")
+_WIDER = {("int32", "int64"), ("float32", "float64"), ("json", "string")}
+
+
+def wider_type(one: str, other: str) -> str | None:
+    """The declared type that holds every value of both exactly and that a table can follow to, or None."""
+    if one == other or (other, one) in _WIDER:
+        return one
+    if (one, other) in _WIDER:
+        return other
+    decimals = _DECIMAL.fullmatch(one), _DECIMAL.fullmatch(other)
+    if decimals[0] and decimals[1] and decimals[0][2] == decimals[1][2]:
+        return max(one, other, key=lambda text: int(_DECIMAL.sub(r"\1", text)))
+    lists = _LIST.fullmatch(one), _LIST.fullmatch(other)
+    if lists[0] and lists[1]:
+        element = wider_type(lists[0][1], lists[1][1])
+        return None if element is None else f"list<{element}>"
+    return None
+
+
+def evolved_fields(
+    source: str, table: Table, current: Sequence[FieldSpec], manifests: Iterable[Manifest]
+) -> tuple[FieldSpec, ...]:
+    """The columns of `table` after the batches, those that were there first, in their order.
+
+    current: the columns of the table as it stands; empty for a table that is not there yet.
+    Raises SchemaChanged naming column, types and the ways on; SourceMismatch when a column that the declaration needs never came.
+    """
+    fields = {field.name: field for field in current}
+    born = bool(current)
+    for manifest in manifests:
+        whole = manifest.kind != "delete"
+        for field in manifest.fields:
+            known = fields.get(field.name)
+            if known is not None:
+                fields[field.name] = _followed(source, table, manifest, known, field)
+            elif whole:
+                fields[field.name] = replace(field, nullable=field.nullable or born)
+        if whole:
+            brought = {field.name for field in manifest.fields}
+            for name, field in fields.items():
+                if name not in brought and not field.nullable:
+                    fields[name] = replace(field, nullable=True)
+            born = True
+    if born:
+        _check_declared(source, table, fields)
+    return tuple(fields.values())
+
+
+def _followed(source: str, table: Table, manifest: Manifest, known: FieldSpec, field: FieldSpec) -> FieldSpec:
+    wider = wider_type(known.type, field.type)
+    if wider is None:
+        raise SchemaChanged(
+            f"applying batch {manifest.batch_id} to {source}.{table.name}: column {field.name!r} changed its type",
+            value=f"{field.type} in the batch, {known.type} in the table",
+            allowed="int32 to int64, float32 to float64, json to string, a decimal to more digits of the same scale",
+            remedy=f"Rebuild the table from its raw log under the new type (`lakehouse rebuild {source}.{table.name}`), "
+            f"or cast the column back to {known.type} in the source, or read it into a column of another name.",
+        )
+    nullable = known.nullable or (field.nullable and manifest.kind != "delete")
+    doc = field.doc or known.doc
+    return FieldSpec(field.name, wider, nullable, doc)
+
+
+def _check_declared(source: str, table: Table, fields: dict[str, FieldSpec]) -> None:
+    for name in (*table.key, table.cursor, table.event_time, table.partition.column):
+        if name is not None and name not in fields:
+            raise SourceMismatch(
+                f"building {source}.{table.name}: the declaration names column {name!r}, which no batch has brought",
+                value=f"columns: {', '.join(fields)}",
+                allowed="key, cursor, event_time and partition column among the columns",
+                remedy=f"Correct the name in the declaration of {table.name!r}.",
+            )

@@ -1,0 +1,145 @@
+"""The SQL catalog in the platform's own Postgres database (or in an SQLite file), shared with Spark's by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError
+from pyiceberg.partitioning import PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table import Transaction
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
+
+from lakehouse.errors import ConfigurationError, StoreUnavailable
+from lakehouse.settings import Settings, StoreSettings
+
+_ATTEMPTS = 5
+"""Two processes that make the catalog's tables at once both fail at most this often before both see them."""
+
+TABLE_PROPERTIES = {
+    "format-version": "2",
+    "write.format.default": "parquet",
+    "write.parquet.compression-codec": "zstd",
+    "write.delete.mode": "copy-on-write",
+    "write.update.mode": "copy-on-write",
+    "write.merge.mode": "copy-on-write",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "history.expire.max-snapshot-age-ms": str(7 * 24 * 3600 * 1000),
+    "history.expire.min-snapshots-to-keep": "20",
+    "commit.manifest.min-count-to-merge": "20",
+}
+
+
+class LakeCatalog:
+    """The tables of one deployment: namespace = source, table = table. Connects when it is first used."""
+
+    def __init__(self, settings: Settings, store_url: str) -> None:
+        self._settings = settings
+        self._store_url = store_url
+        self._catalog: SqlCatalog | None = None
+
+    def load(self, source: str, table: str) -> IcebergTable | None:
+        """A handle on the table as it stands now, or None when there is no such table."""
+        with self._reaching(f"loading {source}.{table}"):
+            try:
+                return self._open().load_table((source, table))
+            except NoSuchTableError:
+                return None
+
+    def creation(
+        self, source: str, table: str, schema: Schema, spec: PartitionSpec, properties: Mapping[str, str]
+    ) -> Transaction:
+        """A transaction that makes the table together with its first rows; of two at once, one wins."""
+        with self._reaching(f"creating {source}.{table}"):
+            catalog = self._open()
+            with suppress(IntegrityError, NamespaceAlreadyExistsError):  # another process made it in the same moment
+                catalog.create_namespace_if_not_exists(source)
+            return catalog.create_table_transaction(
+                (source, table),
+                schema=schema,
+                location=f"{self._store_url}/lake/{source}/{table}",
+                partition_spec=spec,
+                properties={**TABLE_PROPERTIES, **properties},
+            )
+
+    def _open(self) -> SqlCatalog:
+        if self._catalog is None:
+            properties = {
+                "uri": _sqlalchemy_url(self._settings.catalog.url.get_secret_value()),
+                "warehouse": f"{self._store_url}/lake",
+                "pool_pre_ping": "true",
+                **file_io_properties(self._settings.store),
+            }
+            for attempt in range(_ATTEMPTS):
+                try:
+                    self._catalog = SqlCatalog(self._settings.catalog.name, **properties)
+                    break
+                except (IntegrityError, ProgrammingError):
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+        assert self._catalog is not None
+        return self._catalog
+
+    @contextmanager
+    def _reaching(self, tried: str) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise catalog_error(tried, error, self._settings) from error
+
+
+def file_io_properties(store: StoreSettings) -> dict[str, str]:
+    """How pyiceberg reaches the object store."""
+    properties = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO", "s3.region": store.region}
+    if store.endpoint:
+        properties["s3.endpoint"] = store.endpoint
+    if store.access_key and store.secret_key:
+        properties["s3.access-key-id"] = store.access_key.get_secret_value()
+        properties["s3.secret-access-key"] = store.secret_key.get_secret_value()
+    return properties
+
+
+def catalog_error(tried: str, error: OperationalError, settings: Settings) -> ConfigurationError | StoreUnavailable:
+    """The platform's error for a catalog database that refuses or does not answer; the password is not in it."""
+    url = make_url(_sqlalchemy_url(settings.catalog.url.get_secret_value())).render_as_string(hide_password=True)
+    said = str(error.orig).strip() or type(error.orig).__name__
+    if "authentication failed" in said or "does not exist" in said:
+        return ConfigurationError(
+            f"{tried}: opening the Iceberg catalog at {url}",
+            value=said,
+            allowed="a database that this user may create tables in",
+            remedy="Correct LAKEHOUSE_CATALOG__URL.",
+        )
+    return StoreUnavailable(
+        f"{tried}: asking the Iceberg catalog at {url}",
+        value=said,
+        allowed="a database that answers",
+        remedy="Start it (`lakehouse up` starts the embedded one), then run this again.",
+    )
+
+
+def _sqlalchemy_url(url: str) -> str:
+    if not url:
+        raise ConfigurationError(
+            "opening the Iceberg catalog",
+            value="LAKEHOUSE_CATALOG__URL is not set",
+            allowed="postgresql://user:password@host:port/database",
+            remedy="Set LAKEHOUSE_CATALOG__URL, or start the embedded servers with `lakehouse up`.",
+        )
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError(
+            "opening the Iceberg catalog",
+            value="LAKEHOUSE_CATALOG__URL is not a URL",
+            allowed="postgresql://user:password@host:port/database",
+            remedy="Correct LAKEHOUSE_CATALOG__URL.",
+        ) from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+    return parsed.render_as_string(hide_password=False)

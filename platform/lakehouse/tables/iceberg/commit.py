@@ -1,0 +1,150 @@
+"""One fold, one snapshot: data files out, data files in, marker and schema, in one commit that nobody's commit can slip under.
+
+pyiceberg's own `overwrite()` makes two snapshots, keeps manifests without live files for ever, and re-bases over another's commit
+up to four times. So the snapshot is produced here, from the handle that the watermark was read from, and never tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError, ValidationException
+from pyiceberg.io.pyarrow import (
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+)
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestFile
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table import Transaction
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update.snapshot import (
+    _ManifestMergeManager,
+    _OverwriteFiles,
+)
+from pyiceberg.typedef import Record
+from sqlalchemy.exc import SQLAlchemyError
+
+from lakehouse.tables.partitions import PartitionValue
+
+_RETRIES = "commit.retry.num-retries"
+_MANIFEST_BYTES = 8 << 20
+_MANIFESTS = 20
+"""Small manifests beyond which they are merged into one; each one costs a request whenever the table is planned."""
+
+_STALE = "Cannot add snapshot with sequence number"
+
+MOVED = (CommitFailedException, ValidationException, TableAlreadyExistsError)
+"""What pyiceberg raises when it is certain that the commit did not go through."""
+
+UNKNOWN = (SQLAlchemyError, OSError)
+"""What leaves open whether the commit went through."""
+
+
+class _OneSnapshot(_OverwriteFiles):
+    """Replace data files by others; manifests without live files are left behind, small ones merged."""
+
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        live = [manifest for manifest in manifests if _is_live(manifest) or manifest.added_snapshot_id == self.snapshot_id]
+        data = [manifest for manifest in live if manifest.content == ManifestContent.DATA]
+        others = [manifest for manifest in live if manifest.content != ManifestContent.DATA]
+        merging: _ManifestMergeManager[_OverwriteFiles] = _ManifestMergeManager(
+            target_size_bytes=_MANIFEST_BYTES, min_count_to_merge=_MANIFESTS, merge_enabled=True, snapshot_producer=self
+        )
+        return merging.merge_manifests(data) + others
+
+
+def _is_live(manifest: ManifestFile) -> bool:
+    return manifest.has_added_files() or manifest.has_existing_files()
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A data file that was uploaded: its address, its partition's value, and the local copy for its footer."""
+
+    url: str
+    partition: PartitionValue
+    local: Path
+
+
+def commit_snapshot(
+    transaction: Transaction,
+    handle: IcebergTable | None,
+    *,
+    removed: Iterable[DataFile],
+    added: Sequence[StoredFile],
+    properties: Mapping[str, str],
+) -> IcebergTable:
+    """Stage one snapshot in the transaction and commit it; the table as it is then.
+
+    handle: the table that the transaction is on, None when the transaction creates it.
+    Raises one of MOVED (certainly not committed; nothing of the snapshot's own files is left) or UNKNOWN.
+    """
+    if handle is not None:
+        handle.metadata.properties[_RETRIES] = "0"
+    removed = list(removed)
+    producer = _OneSnapshot(
+        operation=Operation.OVERWRITE if removed else Operation.APPEND,
+        transaction=transaction,
+        io=transaction._table.io,
+        snapshot_properties=dict(properties),
+    )
+    for old in removed:
+        producer.delete_data_file(old)
+    for new in added:
+        producer.append_data_file(_data_file(transaction, new))
+    try:
+        producer.commit()
+        return transaction.commit_transaction()
+    except MOVED:
+        producer._clean_all_uncommitted()
+        raise
+    except ValueError as error:
+        if _STALE not in str(error):
+            raise
+        producer._clean_all_uncommitted()
+        raise CommitFailedException(str(error)) from error
+
+
+def _data_file(transaction: Transaction, file: StoredFile) -> DataFile:
+    metadata = transaction.table_metadata
+    schema = metadata.schema()
+    footer = pq.read_metadata(file.local)
+    statistics = data_file_statistics_from_parquet_metadata(
+        parquet_metadata=footer,
+        stats_columns=compute_statistics_plan(schema, metadata.properties),
+        parquet_column_mapping=parquet_path_to_id_mapping(schema),
+    )
+    for column in _without_bounds(footer, schema):
+        statistics.column_aggregates.pop(column, None)
+    return DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=file.url,
+        file_format=FileFormat.PARQUET,
+        partition=Record() if metadata.spec().is_unpartitioned() else Record(file.partition),
+        file_size_in_bytes=file.local.stat().st_size,
+        sort_order_id=None,
+        spec_id=metadata.default_spec_id,
+        equality_ids=None,
+        key_metadata=None,
+        **statistics.to_serialized_dict(),
+    )
+
+
+def _without_bounds(footer: pq.FileMetaData, schema: Schema) -> set[int]:
+    """Field ids of columns of which some row group has values but no bounds: the others' would be wrong for the file."""
+    ids = parquet_path_to_id_mapping(schema)
+    found = set()
+    for index in range(footer.num_row_groups):
+        group = footer.row_group(index)
+        for position in range(group.num_columns):
+            column = group.column(position)
+            statistics = column.statistics
+            empty = statistics is not None and statistics.has_null_count and statistics.null_count == column.num_values
+            if not empty and (statistics is None or not statistics.has_min_max):
+                found.add(ids[column.path_in_schema])
+    return found

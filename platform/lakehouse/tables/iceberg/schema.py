@@ -1,0 +1,186 @@
+"""Between declared columns and an Iceberg schema; the partition spec. Types as in the Iceberg spec, "Schemas and Data Types".
+
+`json` is kept as string; a column whose declared type its Iceberg type does not tell has it in the table property
+`lakehouse.type.<column>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table import Transaction
+from pyiceberg.transforms import BucketTransform, DayTransform, IdentityTransform, MonthTransform, Transform
+from pyiceberg.types import (
+    BinaryType,
+    BooleanType,
+    DateType,
+    DecimalType,
+    DoubleType,
+    FloatType,
+    IcebergType,
+    IntegerType,
+    ListType,
+    LongType,
+    NestedField,
+    StringType,
+    TimestampType,
+    TimestamptzType,
+)
+
+from lakehouse.errors import SchemaChanged, Unsupported
+from lakehouse.rows.duck import quoted
+from lakehouse.spec import FieldSpec, Partitioning
+from lakehouse.tables.partitions import PartitionScheme
+
+TYPE_PROPERTY = "lakehouse.type."
+
+_SIMPLE: dict[str, IcebergType] = {
+    "bool": BooleanType(),
+    "int32": IntegerType(),
+    "int64": LongType(),
+    "float32": FloatType(),
+    "float64": DoubleType(),
+    "string": StringType(),
+    "json": StringType(),
+    "binary": BinaryType(),
+    "date": DateType(),
+    "timestamp": TimestamptzType(),
+}
+_NAMES = {type_: name for name, type_ in _SIMPLE.items() if name != "json"} | {TimestampType(): "timestamp"}
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+
+
+def iceberg_type(declared: str, element_id: int = 0) -> IcebergType:
+    """The Iceberg type of a declared type; the ids of list elements are preliminary."""
+    if declared.startswith("list<"):
+        element = iceberg_type(declared[5:-1], element_id + 1)
+        return ListType(element_id=element_id, element_type=element, element_required=False)
+    if match := _DECIMAL.fullmatch(declared):
+        return DecimalType(int(match[1]), int(match[2]))
+    return _SIMPLE[declared]
+
+
+def declared_of(type_: IcebergType, column: str) -> str:
+    """The declared type that an Iceberg type is kept for; Unsupported for one that this platform never writes."""
+    if isinstance(type_, ListType):
+        return f"list<{declared_of(type_.element_type, column)}>"
+    if isinstance(type_, DecimalType):
+        return f"decimal({type_.precision},{type_.scale})"
+    if type_ in _NAMES:
+        return _NAMES[type_]
+    raise Unsupported(
+        f"reading column {column!r} of an Iceberg table",
+        value=str(type_),
+        allowed=", ".join(str(known) for known in _NAMES),
+        remedy="Another tool added the column: drop it there, or cast it to one of these types.",
+    )
+
+
+def fields_of(schema: Schema, properties: Mapping[str, str]) -> tuple[FieldSpec, ...]:
+    """The columns of an Iceberg schema as they were declared."""
+    return tuple(
+        FieldSpec(
+            field.name,
+            properties.get(TYPE_PROPERTY + field.name) or declared_of(field.field_type, field.name),
+            not field.required,
+            field.doc or "",
+        )
+        for field in schema.fields
+    )
+
+
+def type_properties(fields: Sequence[FieldSpec]) -> dict[str, str]:
+    """The table properties for those columns whose Iceberg type does not tell the declared one."""
+    return {
+        TYPE_PROPERTY + field.name: field.type
+        for field in fields
+        if declared_of(iceberg_type(field.type), field.name) != field.type
+    }
+
+
+def new_schema(fields: Sequence[FieldSpec], key: Sequence[str]) -> Schema:
+    """An Iceberg schema for a table that is created; the key's columns identify rows when none of them can be null."""
+    columns = [
+        NestedField(index, field.name, iceberg_type(field.type, 1000 * index), required=not field.nullable, doc=field.doc or None)
+        for index, field in enumerate(fields, start=1)
+    ]
+    required = {column.name: column.field_id for column in columns if column.required}
+    identifier = [required[name] for name in key] if set(key) <= set(required) else []
+    return Schema(*columns, identifier_field_ids=identifier)
+
+
+def new_spec(partitioning: Partitioning, schema: Schema) -> PartitionSpec:
+    """The partition spec of a declared partitioning."""
+    if partitioning.column is None:
+        return PartitionSpec()
+    source = schema.find_field(partitioning.column)
+    transform: Transform = {  # type: ignore[type-arg]
+        "day": DayTransform(),
+        "month": MonthTransform(),
+        "bucket": BucketTransform(partitioning.buckets or 1),
+        "identity": IdentityTransform(),
+    }[partitioning.transform]
+    name = PartitionScheme(partitioning, None).field
+    return PartitionSpec(PartitionField(source_id=source.field_id, field_id=1000, transform=transform, name=name))
+
+
+def check_spec(tried: str, found: PartitionSpec, partitioning: Partitioning, schema: Schema) -> None:
+    """SchemaChanged when a table is partitioned in another way than it is declared now."""
+    wanted = new_spec(partitioning, schema)
+    if [(field.source_id, field.transform) for field in found.fields] != [
+        (field.source_id, field.transform) for field in wanted.fields
+    ]:
+        raise SchemaChanged(
+            tried,
+            value=f"the table is partitioned by {found.fields or 'nothing'}",
+            allowed=f"the declared partitioning: {wanted.fields or 'nothing'}",
+            remedy="Declare the partitioning that the table has, or rebuild the table from its raw log (`lakehouse rebuild`).",
+        )
+
+
+def stage_evolution(transaction: Transaction, old: Sequence[FieldSpec], new: Sequence[FieldSpec]) -> None:
+    """Stage the changes from `old` to `new` columns in a transaction on a table that has `old`."""
+    before = {field.name: field for field in old}
+    if tuple(old) == tuple(new):
+        return
+    with transaction.update_schema() as update:
+        required = {field.name for field in new if not field.nullable}
+        identifiers = transaction.table_metadata.schema().identifier_field_names()
+        if not identifiers <= required:
+            update.set_identifier_fields()
+        for field in new:
+            known = before.get(field.name)
+            if known is None:
+                update.add_column(field.name, iceberg_type(field.type), doc=field.doc or None)
+                continue
+            if iceberg_type(known.type) != iceberg_type(field.type):
+                path: tuple[str, ...] = (field.name,)
+                old_type, new_type = known.type, field.type
+                while new_type.startswith("list<"):
+                    path, old_type, new_type = (*path, "element"), old_type[5:-1], new_type[5:-1]
+                update.update_column(path, iceberg_type(new_type))
+            if field.doc != known.doc:
+                update.update_column(field.name, doc=field.doc)
+            if field.nullable and not known.nullable:
+                update.make_column_optional(field.name)
+    wanted, had = type_properties(new), type_properties(old)
+    if added := {name: value for name, value in wanted.items() if had.get(name) != value}:
+        transaction.set_properties(added)
+    if gone := had.keys() - wanted.keys():
+        transaction.remove_properties(*gone)
+
+
+def field_ids(schema: Schema) -> str:
+    """DuckDB's FIELD_IDS argument: the ids under which a Parquet file must hold the columns."""
+    return (
+        "{" + ", ".join(f"{quoted(field.name)}: {_field_id(field.field_id, field.field_type)}" for field in schema.fields) + "}"
+    )
+
+
+def _field_id(field_id: int, type_: IcebergType) -> str:
+    if isinstance(type_, ListType):
+        return f"{{__duckdb_field_id: {field_id}, element: {_field_id(type_.element_id, type_.element_type)}}}"
+    return str(field_id)

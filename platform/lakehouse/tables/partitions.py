@@ -1,0 +1,183 @@
+"""Partitions of a lake table: their names, their values in Iceberg's terms, and the SQL that tells a row's partition.
+
+A partition is named `<field>=<value>`: `created_at_day=2026-01-31`, `created_at_month=2026-01`, `id_bucket=3`, `country=de`
+(percent-encoded), `created_at_day=null` for rows without a value, and `all` where the table is in one piece. A day or month
+outside of the years 1 to 9999 is named by its signed number since 1970.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote, unquote
+
+import duckdb
+import pyarrow as pa
+from duckdb.func import ARROW, SPECIAL
+
+from lakehouse.errors import DeclarationError
+from lakehouse.rows.duck import literal, quoted
+from lakehouse.spec import Partitioning, Window
+from lakehouse.spec.types import declared_type
+from lakehouse.tables.columns import duck_type
+
+WHOLE = "all"
+"""The name of the one partition of an unpartitioned table."""
+
+NULL = "null"
+PartitionValue = int | bool | str | Decimal | None
+"""As Iceberg keeps it: days or months since 1970, the bucket, or the value (dates as days, timestamps as microseconds)."""
+
+_EPOCH = date(1970, 1, 1)
+_FIRST_DAY, _LAST_DAY = (date.min - _EPOCH).days, (date.max - _EPOCH).days
+_FIRST_MONTH, _LAST_MONTH = -1969 * 12, 8030 * 12 - 1
+_NUMBER = re.compile(r"[+-]\d+")
+
+
+@dataclass(frozen=True)
+class PartitionScheme:
+    """The partitions of one table: its declared partitioning over a column of a known Arrow type."""
+
+    partitioning: Partitioning
+    type: pa.DataType | None
+
+    @classmethod
+    def of(cls, partitioning: Partitioning, schema: pa.Schema) -> PartitionScheme:
+        """The scheme over the columns of `schema`; DeclarationError when the column's type has no such transform."""
+        if partitioning.column is None:
+            return cls(partitioning, None)
+        type_ = schema.field(partitioning.column).type
+        time = pa.types.is_timestamp(type_) or pa.types.is_date(type_)
+        simple = time or pa.types.is_integer(type_) or pa.types.is_string(type_) or pa.types.is_decimal(type_)
+        fits = {"day": time, "month": time, "bucket": simple or pa.types.is_binary(type_)}
+        if not fits.get(partitioning.transform, simple or pa.types.is_boolean(type_)):
+            raise DeclarationError(
+                f"partitioning by {partitioning.transform} of column {partitioning.column!r}",
+                value=str(type_),
+                allowed="day and month: timestamp, date; bucket and identity: integer, string, decimal, date, timestamp",
+                remedy="Partition by another column, or leave the table in one piece.",
+            )
+        return cls(partitioning, type_)
+
+    @property
+    def field(self) -> str:
+        """The name of the partition field: the column for identity, else `<column>_<transform>`."""
+        column, transform = self.partitioning.column, self.partitioning.transform
+        return str(column) if transform == "identity" else f"{column}_{transform}"
+
+    def name(self, value: Any) -> str:
+        """The name of the partition with a value; dates and datetimes are taken as well as Iceberg's numbers."""
+        if self.partitioning.column is None:
+            return WHOLE
+        return f"{self.field}={NULL if value is None else self._text(value)}"
+
+    def value(self, name: str) -> PartitionValue:
+        """The value of the partition of a name."""
+        text = name.partition("=")[2]
+        if self.partitioning.column is None or text == NULL:
+            return None
+        if self.partitioning.transform == "month":
+            return int(text) if _NUMBER.fullmatch(text) else (int(text[:4]) - 1970) * 12 + int(text[5:7]) - 1
+        if self.partitioning.transform == "bucket":
+            return int(text)
+        assert self.type is not None
+        if self.partitioning.transform == "day" or pa.types.is_date(self.type):
+            return int(text) if _NUMBER.fullmatch(text) else (date.fromisoformat(text) - _EPOCH).days
+        if pa.types.is_boolean(self.type):
+            return text == "true"
+        if pa.types.is_decimal(self.type):
+            return Decimal(text)
+        return unquote(text) if pa.types.is_string(self.type) else int(text)
+
+    def _text(self, value: Any) -> str:
+        if self.partitioning.transform == "month":
+            return f"{1970 + value // 12:04d}-{value % 12 + 1:02d}" if _FIRST_MONTH <= value <= _LAST_MONTH else f"{value:+d}"
+        if self.partitioning.transform == "bucket":
+            return str(value)
+        assert self.type is not None
+        if self.partitioning.transform == "day" or pa.types.is_date(self.type):
+            if isinstance(value, date):
+                return value.isoformat()
+            return (_EPOCH + timedelta(days=value)).isoformat() if _FIRST_DAY <= value <= _LAST_DAY else f"{value:+d}"
+        if pa.types.is_boolean(self.type):
+            return "true" if value else "false"
+        if pa.types.is_string(self.type):
+            return "%6Eull" if value == NULL else quote(value, safe="")
+        return str(value)
+
+    def name_sql(self) -> str:
+        """A DuckDB expression over a row: the name of its partition. `prepare` the connection first."""
+        if self.partitioning.column is None:
+            return literal(WHOLE)
+        return f"({literal(self.field + '=')} || coalesce({self._text_sql()}, {literal(NULL)}))"
+
+    def _text_sql(self) -> str:
+        assert self.type is not None
+        column = quoted(str(self.partitioning.column))
+        if self.partitioning.transform == "bucket":
+            return f"{_bucket_function(self.partitioning)}({column})::varchar"
+        if self.partitioning.transform == "month":
+            month = f"((year({column}) - 1970) * 12 + month({column}) - 1)"
+            usual = f"{month} between {_FIRST_MONTH} and {_LAST_MONTH}"
+            return f"case when {usual} then {column}::date::varchar[:7] else {_signed(month)} end"
+        if self.partitioning.transform == "day" or pa.types.is_date(self.type):
+            day = f"({column}::date - date '1970-01-01')"
+            return f"case when {day} between {_FIRST_DAY} and {_LAST_DAY} then {column}::date::varchar else {_signed(day)} end"
+        if pa.types.is_timestamp(self.type):
+            return f"epoch_us({column})::varchar"
+        if pa.types.is_string(self.type):
+            return f"case when {column} = {literal(NULL)} then '%6Eull' else url_encode({column}) end"
+        return f"{column}::varchar"
+
+    def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Give a DuckDB connection the functions that `name_sql` uses."""
+        if self.partitioning.transform != "bucket":
+            return
+        from pyiceberg_core.transform import bucket
+
+        buckets = self.partitioning.buckets
+
+        def bucket_of(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+            array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+            return bucket(array.cast(self.type), buckets)
+
+        connection.create_function(
+            _bucket_function(self.partitioning),
+            bucket_of,
+            [duckdb.sqltype(duck_type(declared_type(pa.field("column", self.type))))],
+            duckdb.sqltype("INTEGER"),
+            type=ARROW,
+            null_handling=SPECIAL,
+        )
+
+    def overlapped(self, names: Sequence[str], windows: Sequence[Window]) -> set[str]:
+        """Of the day partitions `names`, those that hold any time of the windows."""
+        assert self.partitioning.transform == "day"
+        found = set()
+        for name in names:
+            day = self.value(name)
+            if not isinstance(day, int):
+                continue
+            if any(_overlaps(day, window) for window in windows):
+                found.add(name)
+        return found
+
+
+def _overlaps(day: int, window: Window) -> bool:
+    after_low = window.low is None or day >= (window.low.date() - _EPOCH).days
+    if window.high is None:
+        return after_low
+    last = window.high - timedelta(microseconds=1)
+    return after_low and day <= (last.date() - _EPOCH).days
+
+
+def _signed(number: str) -> str:
+    return f"case when {number} < 0 then {number}::varchar else '+' || {number}::varchar end"
+
+
+def _bucket_function(partitioning: Partitioning) -> str:
+    return f"lakehouse_bucket_{partitioning.buckets}"
