@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import os
 import shutil
@@ -11,13 +12,14 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lakehouse.errors import ConfigurationError, StoreUnavailable, Unsupported
+from lakehouse.errors import ConfigurationError, LakehouseError, StoreUnavailable, Unsupported, WrongUse
 from lakehouse.stores.objects import ObjectInfo, checked_path
 
 UNFINISHED = ".unfinished"
 """Folder at the root in which objects are written before they get their name; never listed."""
 
 PAGE = 1000
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class FolderStore:
@@ -64,9 +66,9 @@ class FolderStore:
                 os.link(unfinished, target)
             except FileExistsError:
                 return False
-            except PermissionError as error:
-                raise _refused(f"writing {self.url_of(path)}", error) from error
             except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
                 raise Unsupported(
                     f"creating {self.url_of(path)} by a hard link",
                     value=str(error),
@@ -142,10 +144,8 @@ class FolderStore:
                 yield unfinished
             finally:
                 unfinished.unlink(missing_ok=True)
-        except PermissionError as error:
-            raise _refused(tried, error) from error
         except OSError as error:
-            raise _failed(tried, error) from error
+            raise self._failure(tried, error) from error
 
     @contextmanager
     def _reading(self, path: str) -> Iterator[Path]:
@@ -154,10 +154,25 @@ class FolderStore:
             yield self._file(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(self.url_of(path)) from error
-        except PermissionError as error:
-            raise _refused(tried, error) from error
         except OSError as error:
-            raise _failed(tried, error) from error
+            raise self._failure(tried, error) from error
+
+    def _failure(self, tried: str, error: OSError) -> LakehouseError:
+        if isinstance(error, PermissionError) or (self._root.exists() and not self._root.is_dir()):
+            return _refused(tried, error)
+        if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError) or error.errno == errno.ENAMETOOLONG:
+            return WrongUse(
+                tried,
+                value=str(error),
+                allowed="names of at most 255 bytes; an object's path is no other object's folder",
+                remedy="Use another name for the object.",
+            )
+        return StoreUnavailable(
+            tried,
+            value=str(error),
+            allowed="a folder on a disk that is mounted and has room",
+            remedy="Look at the disk (`df -h`), then run it again.",
+        )
 
     def _name(self, unfinished: Path, path: str) -> None:
         target = self._file(path)
@@ -187,13 +202,4 @@ def _refused(tried: str, error: OSError) -> ConfigurationError:
         value=str(error),
         allowed="a folder that this user may read and write",
         remedy="Change the folder's owner or mode, or set LAKEHOUSE_STORE__URL to another one.",
-    )
-
-
-def _failed(tried: str, error: OSError) -> StoreUnavailable:
-    return StoreUnavailable(
-        tried,
-        value=str(error),
-        allowed="a folder on a disk that is mounted and has room",
-        remedy="Look at the disk (`df -h`), then run it again.",
     )
