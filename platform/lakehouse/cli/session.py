@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from lakehouse import services
 from lakehouse.errors import ConfigurationError
-from lakehouse.pipeline.deployment import Deployment, open_deployment
+from lakehouse.pipeline.declared import declared_sources
 from lakehouse.settings import Settings, current_settings, load_settings
+
+if TYPE_CHECKING:
+    from lakehouse.pipeline.deployment import Deployment
 
 
 def source_kinds(settings: Settings) -> dict[str, str]:
     """Kind by name of the declared sources; none outside of a deployment's folder."""
-    from lakehouse.pipeline.deployment import declared_sources
-
     kinds: dict[str, str] = {}
     with suppress(ConfigurationError):
         kinds = {source.name: source.kind for source in declared_sources(settings)}
@@ -23,6 +25,8 @@ def source_kinds(settings: Settings) -> dict[str, str]:
 
 def deployment() -> Deployment:
     """The deployment of the working folder, with its environment set for what this process starts (dbt, Dagster)."""
+    from lakehouse.pipeline.deployment import open_deployment
+
     settings = load_settings()
     os.environ.update(services.environment(settings))
     current_settings.cache_clear()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 
-from lakehouse.errors import ConfigurationError, WrongUse
+from lakehouse.errors import WrongUse
+from lakehouse.pipeline.declared import declared_sources
 from lakehouse.raw import RawLog
 from lakehouse.settings import Settings
 from lakehouse.sources import open_source
@@ -19,23 +17,6 @@ from lakehouse.tables import open_tables
 from lakehouse.tables.engine import LakeTables
 from lakehouse.warehouse import open_warehouse
 from lakehouse.warehouse.publisher import Warehouse
-
-
-def declared_sources(settings: Settings) -> tuple[Source, ...]:
-    """The sources that the deployment in the working folder declares (`LAKEHOUSE_DECLARATIONS`)."""
-    module_name, _, attribute = settings.declarations.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        declared = getattr(importlib.import_module(module_name), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigurationError(
-            f"loading the declared sources from {settings.declarations!r}",
-            value=str(error),
-            allowed="module:attribute of a tuple of Source, importable from the working folder",
-            remedy="Run in the deployment's folder (where workspace.yaml is), or set LAKEHOUSE_DECLARATIONS.",
-        ) from error
-    return tuple(declared)
 
 
 class Deployment:
