@@ -1,4 +1,4 @@
-"""Write the generated pages, `docs/commands.md` and `docs/settings.md`, from the code; `--check` fails when they are out of step."""
+"""Write `docs/commands.md` and `docs/settings.md` from the code; with `--check`, fail when they are out of step."""
 
 from __future__ import annotations
 
