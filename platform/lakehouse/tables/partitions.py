@@ -123,7 +123,7 @@ class PartitionScheme:
         if self.partitioning.transform == "month":
             month = f"((year({column}) - 1970) * 12 + month({column}) - 1)"
             usual = f"{month} between {_FIRST_MONTH} and {_LAST_MONTH}"
-            return f"case when {usual} then {column}::date::varchar[:7] else {_signed(month)} end"
+            return f"case when {usual} then left({column}::date::varchar, 7) else {_signed(month)} end"
         if self.partitioning.transform == "day" or pa.types.is_date(self.type):
             day = f"({column}::date - date '1970-01-01')"
             return f"case when {day} between {_FIRST_DAY} and {_LAST_DAY} then {column}::date::varchar else {_signed(day)} end"

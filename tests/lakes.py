@@ -1,0 +1,141 @@
+"""Lakes for the suites of lake tables: an engine and format over a store and a catalog, and processes that work on one."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pydantic import SecretStr
+
+from lakehouse.errors import CommitConflict
+from lakehouse.settings import CatalogSettings, Settings, StoreSettings
+from lakehouse.spec import LogEntry, Marker, Table
+from lakehouse.stores import ObjectStore, open_store
+from lakehouse.tables import Applied, LakeTables, TableState, open_tables
+from tests.rawlogs import SOURCE, HandLog, Row, digest, rows_of
+
+LAKES = ("embedded-iceberg-folder", "embedded-iceberg-s3")
+"""Engine, format and store of every lake that the suites run over."""
+
+
+@dataclass
+class Lake:
+    """One lake, empty at first."""
+
+    settings: Settings
+    store: ObjectStore
+    tables: LakeTables
+
+    def log(self, table: Table, fields: dict[str, str], required: Sequence[str] = ()) -> HandLog:
+        """A new raw log in the lake's store."""
+        return HandLog(self.store, table, fields, required)
+
+    def apply(self, log: HandLog, upto: int | None = None) -> Applied:
+        """Apply the log's entries, all or those up to a sequence."""
+        return self.tables.apply(SOURCE, log.table, log.entries[:upto], log.folder)
+
+    def rows(self, table: Table, **which: Any) -> list[Row]:
+        """The rows of a scan."""
+        return rows_of(self.tables.scan(SOURCE, table, **which))
+
+    def state(self, table: Table) -> TableState:
+        """The state of a table that is there."""
+        state = self.tables.state(SOURCE, table)
+        assert state is not None
+        return state
+
+    def marker(self, table: Table) -> Marker:
+        """The marker of a table that is there."""
+        return self.state(table).current.marker
+
+    def files(self, table: Table) -> dict[str, list[str]]:
+        """Addresses of the data files in the store, by partition folder; those of old versions too."""
+        prefix = f"lake/{SOURCE}/{table.name}/data"
+        found: dict[str, list[str]] = {}
+        for info in self.store.list(prefix):
+            folder, _, name = info.path.removeprefix(prefix + "/").rpartition("/")
+            found.setdefault(folder, []).append(name)
+        return found
+
+    def check(self, log: HandLog, expected: Sequence[Row], sequence: int | None = None) -> None:
+        """The table holds exactly these rows, and its marker says so: sequence, rows and a checksum that is recomputed."""
+        table = log.table
+        state = self.state(table)
+        batches = list(self.tables.scan(SOURCE, table))
+        found = pa.Table.from_batches(batches, schema=state.schema)
+        assert sorted_rows(found.to_pylist()) == sorted_rows(expected)
+        marker = state.current.marker
+        assert marker.sequence == (log.entries[-1].sequence if sequence is None else sequence)
+        assert (marker.rows, marker.checksum) == digest(found)
+        assert sum(self.tables.partitions(SOURCE, table).values()) == marker.rows
+
+
+def sorted_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows in an order that does not depend on how they came; keys whose value is None are left out."""
+    return sorted(({name: value for name, value in row.items() if value is not None} for row in rows), key=repr)
+
+
+@pytest.fixture(name="lake", params=LAKES)
+def lake_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """Each lake in turn."""
+    engine, _, store = str(request.param).split("-")
+    if store == "s3":
+        place = request.getfixturevalue("s3_store")
+        catalog = request.getfixturevalue("postgres_database")
+    else:
+        place, catalog = StoreSettings(url=(tmp_path / "store").as_uri()), f"sqlite:///{tmp_path}/catalog.db?timeout=30"
+    return make_lake(tmp_path / "home", place, catalog, engine)
+
+
+@pytest.fixture
+def folder_lake(tmp_path: Path) -> Lake:
+    """A lake that needs no server."""
+    return make_lake(
+        tmp_path / "home", StoreSettings(url=(tmp_path / "store").as_uri()), f"sqlite:///{tmp_path}/catalog.db?timeout=30"
+    )
+
+
+def make_lake(home: Path, store: StoreSettings, catalog: str, engine: str = "embedded", **more: Any) -> Lake:
+    """A lake from its parts."""
+    settings = Settings.model_validate(
+        {"home": home, "store": store, "catalog": CatalogSettings(url=SecretStr(catalog)), "engine": engine, "threads": 2, **more}
+    )
+    opened = open_store(settings.store)
+    return Lake(settings, opened, open_tables(settings, opened))
+
+
+def process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A started process of its own (spawned, not forked) that does some work."""
+    started = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    started.start()
+    return started
+
+
+def catch_up(settings: Settings, table: Table, prefixes: Sequence[Sequence[LogEntry]], folder: str, barrier: Any = None) -> None:
+    """What a process does: apply each prefix of a log in turn, again after every conflict, until nothing is left of it."""
+    tables = open_tables(settings, open_store(settings.store))
+    if barrier is not None:
+        barrier.wait()
+    for entries in prefixes:
+        while True:
+            try:
+                tables.apply(SOURCE, table, entries, folder)
+            except CommitConflict:
+                continue
+            break
+
+
+def processes_done(processes: Sequence[BaseProcess], timeout: float = 240) -> None:
+    """Wait until all are done; fails when one failed or is still busy."""
+    for one in processes:
+        one.join(timeout)
+        assert one.exitcode == 0, one.exitcode
+
+
+__all__ = ["Iterator", "Lake", "folder_lake", "lake_fixture", "make_lake"]
