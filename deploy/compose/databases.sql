@@ -1,0 +1,3 @@
+-- The platform's second database, and the example application's.
+create database dagster;
+create database chronochat;
