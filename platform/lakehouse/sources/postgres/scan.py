@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,10 +16,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.errors import LakehouseError, SchemaChanged
+from lakehouse.errors import SchemaChanged
 from lakehouse.rows.duck import connect_duckdb, literal, load_extension
 from lakehouse.sources.postgres.columns import ReadColumn
 from lakehouse.sources.postgres.connect import read_error
+from lakehouse.sources.prefetch import prefetched
 
 REFUSED = "_refused"
 """The extra column of a scan: true where a flagged column refuses its value."""
@@ -31,7 +32,6 @@ _BATCH_BYTES = 16 * 2**20
 _MAX_BATCH_ROWS = 65_536
 _MIN_BATCH_ROWS = 2_048
 _PAGES_PER_RANGE = 4_096
-_END = None
 
 
 class RefusedValue(Exception):
@@ -83,33 +83,13 @@ class SnapshotScanner:
         self._lock = threading.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
 
-    def scan(self, scan: Scan, tried: str) -> Iterator[pa.RecordBatch]:
+    def scan(self, scan: Scan, tried: str) -> Generator[pa.RecordBatch, None, None]:
         """The rows, in no order. Raises RefusedValue, SchemaChanged, or what `read_error` makes of the server's error."""
-        work: queue.SimpleQueue[str] = queue.SimpleQueue()
+        left: queue.SimpleQueue[str] = queue.SimpleQueue()
         for condition in scan.conditions:
-            work.put(condition)
+            left.put(condition)
         readers = min(self._threads, len(scan.conditions))
-        results: queue.Queue[pa.RecordBatch | Exception | None] = queue.Queue(maxsize=readers + 1)
-        stop = threading.Event()
-        workers = [
-            threading.Thread(target=self._work, args=(scan, tried, work, results, stop), name="lakehouse-postgres", daemon=True)
-            for _ in range(readers)
-        ]
-        for worker in workers:
-            worker.start()
-        try:
-            running = readers
-            while running:
-                result = results.get()
-                if result is _END:
-                    running -= 1
-                elif isinstance(result, Exception):
-                    raise result
-                else:
-                    yield result
-        finally:
-            stop.set()
-            _drain(results, workers)
+        return prefetched([lambda: self._work(scan, tried, left)] * readers, ahead=readers + 1)
 
     def close(self) -> None:
         """Close the connections; scans must have ended."""
@@ -118,28 +98,17 @@ class SnapshotScanner:
                 self._database.close()
                 self._database = None
 
-    def _work(
-        self,
-        scan: Scan,
-        tried: str,
-        work: queue.SimpleQueue[str],
-        results: queue.Queue[pa.RecordBatch | Exception | None],
-        stop: threading.Event,
-    ) -> None:
-        """One reader: take conditions until none is left, put their batches, then the end or the error."""
-        try:
-            with suppress(queue.Empty):
-                while not stop.is_set():
-                    for batch in self._read(scan, work.get_nowait(), stop):
-                        results.put(batch)
-        except (RefusedValue, LakehouseError) as error:
-            results.put(error)
-        except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
-            results.put(read_error(error, tried))
-        else:
-            results.put(_END)
+    def _work(self, scan: Scan, tried: str, left: queue.SimpleQueue[str]) -> Generator[pa.RecordBatch, None, None]:
+        """One reader: take conditions until none is left."""
+        with suppress(queue.Empty):
+            while True:
+                condition = left.get_nowait()
+                try:
+                    yield from self._read(scan, condition)
+                except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
+                    raise read_error(error, tried) from None
 
-    def _read(self, scan: Scan, condition: str, stop: threading.Event) -> Iterator[pa.RecordBatch]:
+    def _read(self, scan: Scan, condition: str) -> Generator[pa.RecordBatch, None, None]:
         cursor = self._cursor()
         try:
             cursor.execute("begin")
@@ -147,8 +116,6 @@ class SnapshotScanner:
             cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
             query = f"from postgres_query('source', {literal(scan.query(condition))})"
             for batch in cursor.execute(query).to_arrow_reader(scan.batch_rows):
-                if stop.is_set():
-                    return
                 if batch.num_rows:
                     yield conform(batch, scan.columns)
         finally:
@@ -165,13 +132,6 @@ class SnapshotScanner:
                 database.execute(f"attach {literal(self._conninfo)} as source (type postgres, read_only)")
                 self._database = database
             return self._database.cursor()
-
-
-def _drain(results: queue.Queue[pa.RecordBatch | Exception | None], workers: Sequence[threading.Thread]) -> None:
-    """Take what stopped readers still put, until the last of them has ended."""
-    while any(worker.is_alive() for worker in workers):
-        with suppress(queue.Empty):
-            results.get(timeout=0.05)
 
 
 def conform(batch: pa.RecordBatch, columns: Sequence[ReadColumn]) -> pa.RecordBatch:

@@ -1,0 +1,219 @@
+"""Find fields in many BSON documents at once, in lockstep with numpy (BSON 1.1, bsonspec.org).
+
+All documents of a chunk advance by one element a step: its type byte, its name compared as masked 64-bit words, its size from a
+table by type and the length prefix that some types have. The type byte of each document and field tells absent, null and every
+other type apart exactly. Nothing outside of a document is taken for a part of it: each element's end is checked against the
+document's, and DamagedData is raised for bytes that are not BSON.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lakehouse.errors import DamagedData
+
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+ABSENT, DOUBLE, STRING, DOCUMENT, ARRAY, BINARY, UNDEFINED, OBJECT_ID, BOOL, DATE, NULL = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+REGEX, DB_POINTER, CODE, SYMBOL, SCOPED_CODE, INT32, TIMESTAMP, INT64, DECIMAL128 = 11, 12, 13, 14, 15, 16, 17, 18, 19
+MAX_KEY, MIN_KEY = 127, 255
+
+TYPE_NAMES = {
+    DOUBLE: "double", STRING: "string", DOCUMENT: "object", ARRAY: "array", BINARY: "binData", UNDEFINED: "undefined",
+    OBJECT_ID: "objectId", BOOL: "bool", DATE: "date", NULL: "null", REGEX: "regex", DB_POINTER: "dbPointer", CODE: "javascript",
+    SYMBOL: "symbol", SCOPED_CODE: "javascriptWithScope", INT32: "int", TIMESTAMP: "timestamp", INT64: "long",
+    DECIMAL128: "decimal", MAX_KEY: "maxKey", MIN_KEY: "minKey",
+}  # fmt: skip
+"""The names that MongoDB's `$type` uses."""
+
+PADDING = 8
+"""Bytes after the last document that may be read (not used), beyond the longest name that is looked for."""
+
+_FIXED = np.full(256, -1, np.int64)
+"""Bytes of a value by type, without what its length prefix counts; -1: no such type."""
+_PREFIXED = np.zeros(256, bool)
+"""Whether a value begins with a 32-bit length."""
+for _type, _bytes, _prefixed in (
+    (DOUBLE, 8, 0), (STRING, 4, 1), (DOCUMENT, 0, 1), (ARRAY, 0, 1), (BINARY, 5, 1), (UNDEFINED, 0, 0), (OBJECT_ID, 12, 0),
+    (BOOL, 1, 0), (DATE, 8, 0), (NULL, 0, 0), (REGEX, 0, 0), (DB_POINTER, 16, 1), (CODE, 4, 1), (SYMBOL, 4, 1),
+    (SCOPED_CODE, 0, 1), (INT32, 4, 0), (TIMESTAMP, 8, 0), (INT64, 8, 0), (DECIMAL128, 16, 0), (MAX_KEY, 0, 0), (MIN_KEY, 0, 0),
+):  # fmt: skip
+    _FIXED[_type] = _bytes
+    _PREFIXED[_type] = bool(_prefixed)
+
+_LEAST = np.zeros(256, np.int64)
+"""The least value that a length prefix may have, by type."""
+_LEAST[[STRING, CODE, SYMBOL, DB_POINTER]] = 1
+_LEAST[[DOCUMENT, ARRAY]] = 5
+_LEAST[SCOPED_CODE] = 14
+
+_ONES, _HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+
+
+class RepeatedField(Exception):
+    """A document has a field that is looked for twice; `document` is its index, `name` the field."""
+
+    def __init__(self, document: int, name: str) -> None:
+        super().__init__(name)
+        self.document = document
+        self.name = name
+
+
+class Chunk:
+    """Bytes of BSON documents with views of every width at every position; `data` ends with enough padding for `longest`."""
+
+    def __init__(self, documents: bytes, longest: int = 16) -> None:
+        self.size = len(documents)
+        self.data = documents + bytes(longest + 2 * PADDING)
+        self.u1: Bytes = np.frombuffer(self.data, np.uint8)
+        self.i4 = self._view("<i4")
+        self.u4 = self._view("<u4")
+        self.i8 = self._view("<i8")
+        self.u8 = self._view("<u8")
+        self.f8 = self._view("<f8")
+
+    def _view(self, dtype: str) -> npt.NDArray[Any]:
+        width = np.dtype(dtype).itemsize
+        return np.ndarray((len(self.data) - width + 1,), dtype, self.data, strides=(1,))
+
+    def starts(self) -> Ints:
+        """Where each document of the chunk starts, when they follow each other; DamagedData when they do not fill it."""
+        length = struct.Struct("<i").unpack_from
+        starts, position = [], 0
+        while position < self.size:
+            starts.append(position)
+            size = length(self.data, position)[0]
+            if size < 5:
+                break
+            position += size
+        if position != self.size:
+            raise _damaged("a document's length does not fit its batch")
+        return np.array(starts, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Found:
+    """For each name (rows) and document (columns): the BSON type of the value (0: absent) and the position of its first byte."""
+
+    types: Bytes
+    positions: Ints
+
+
+def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
+    """The fields `names` of the documents that start at `starts`; RepeatedField, DamagedData."""
+    keys = [_Key(name) for name in names]
+    types = np.zeros((len(names), len(starts)), np.uint8)
+    positions = np.zeros((len(names), len(starts)), np.int64)
+    if not len(starts):
+        return Found(types, positions)
+    ends = starts + chunk.i4[starts].astype(np.int64) - 1
+    if (ends < starts + 4).any() or (ends >= chunk.size).any() or chunk.u1[ends].any():
+        raise _damaged("a document does not end where its length says")
+    at = starts + 4
+    rows = np.arange(len(starts))
+    expected = 0
+    while len(rows):
+        type_ = chunk.u1[at]
+        if not type_.all():
+            over = type_ == 0
+            if (at[over] != ends[over]).any():
+                raise _damaged("a document ends before its length says")
+            rows, at, ends, type_ = rows[~over], at[~over], ends[~over], type_[~over]
+            if not len(rows):
+                break
+        name = at + 1
+        value = np.full(len(rows), -1, np.int64)
+        left = len(rows)
+        for j in (*range(expected, len(keys)), *range(expected)):
+            hit = keys[j].matches(chunk, name) & (value < 0)
+            hits = int(np.count_nonzero(hit))
+            if not hits:
+                continue
+            chosen = rows[hit]
+            if types[j, chosen].any():
+                raise RepeatedField(int(chosen[types[j, chosen] != 0][0]), names[j])
+            value[hit] = name[hit] + keys[j].length
+            types[j, chosen] = type_[hit]
+            positions[j, chosen] = value[hit]
+            left -= hits
+            if hits * 2 > len(rows):
+                expected = (j + 1) % len(keys)
+            if not left:
+                break
+        if left:
+            unknown = value < 0
+            value[unknown] = _after_zero(chunk, name[unknown])
+        at = after_value(chunk, type_, value, ends)
+    return Found(types, positions)
+
+
+class _Key:
+    """A name as words: compared eight bytes at a time, its terminating zero included."""
+
+    def __init__(self, name: str) -> None:
+        text = name.encode() + b"\0"
+        self.length = len(text)
+        words = -(-len(text) // 8)
+        self.words = np.frombuffer(text.ljust(8 * words, b"\0"), "<u8")
+        self.masks = np.frombuffer((b"\xff" * len(text)).ljust(8 * words, b"\0"), "<u8")
+
+    def matches(self, chunk: Chunk, at: Ints) -> npt.NDArray[np.bool_]:
+        hit: npt.NDArray[np.bool_] = (chunk.u8[at] & self.masks[0]) == self.words[0]
+        for i in range(1, len(self.words)):
+            if not hit.any():
+                break
+            hit &= (chunk.u8[np.minimum(at + 8 * i, chunk.size)] & self.masks[i]) == self.words[i]
+        return hit
+
+
+def _after_zero(chunk: Chunk, at: Ints) -> Ints:
+    """The position after the next zero byte from each of `at`; the padding ends every search."""
+    result = at.copy()
+    active = np.arange(len(at))
+    while len(active):
+        word = chunk.u8[np.minimum(result[active], chunk.size)]
+        zeros = (word - _ONES) & ~word & _HIGHS
+        found = zeros != 0
+        lowest = zeros[found] & (~zeros[found] + np.uint64(1))
+        result[active[found]] += np.log2(lowest.astype(np.float64)).astype(np.int64) // 8 + 1
+        result[active[~found]] += 8
+        active = active[~found]
+    return result
+
+
+def after_value(chunk: Chunk, types: Bytes, at: Ints, ends: Ints) -> Ints:
+    """The position after each value; DamagedData when one is not of a known type or reaches beyond its document."""
+    size = _FIXED[types]
+    if (size < 0).any():
+        raise _damaged(f"an element of the unknown type {int(types[size < 0][0])}")
+    if (at > ends).any():
+        raise _damaged("a name reaches beyond its document")
+    prefixed = _PREFIXED[types]
+    if prefixed.any():
+        length = chunk.i4[at].astype(np.int64)
+        if (prefixed & (length < _LEAST[types])).any():
+            raise _damaged("a value's length is too small")
+        size = size + np.where(prefixed, length, 0)
+    after = at + size
+    regex = types == REGEX
+    if regex.any():
+        after[regex] = _after_zero(chunk, _after_zero(chunk, at[regex]))
+    if (after > ends).any():
+        raise _damaged("a value reaches beyond its document")
+    return after
+
+
+def _damaged(what: str) -> DamagedData:
+    return DamagedData(
+        "decoding BSON",
+        value=what,
+        allowed="documents as bsonspec.org describes them",
+        remedy="Look at the collection with `validate`, then read it again.",
+    )

@@ -1,0 +1,299 @@
+"""Arrow columns of declared types from a chunk of BSON documents.
+
+| declared type | BSON types taken (absent, null and undefined are null everywhere) |
+| --- | --- |
+| bool | bool |
+| int32, int64 | int, long, double without a fraction; within range |
+| float64, float32 | double, int, long; if the float is exactly that number |
+| decimal(p,s) | decimal, int, long, double; if p and s hold all its digits |
+| string | string, objectId (24 hex digits), binData of subtype 4 (the UUID's text) |
+| timestamp | date of the years 1 to 9999 |
+| date | date at midnight UTC of the years 1 to 9999 |
+| binary | binData of subtype 0 |
+| json | everything, as Extended JSON (`extended_json.py`) |
+| list<T> | array of what T takes |
+
+Anything else is refused. A dotted path goes through objects: it is null where one is absent or null, and refused where it meets
+anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lakehouse.sources.mongodb import bson_scan
+from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_fields
+from lakehouse.sources.mongodb.values import DAY_MILLISECONDS, FIRST_MILLISECOND, LAST_MILLISECOND, Misfit, converter, decoded
+from lakehouse.spec.types import declared_type
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class RefusedValue(Exception):
+    """A document has a value that its column cannot hold."""
+
+    def __init__(self, column: str, document_id: str, found: str) -> None:
+        super().__init__(column)
+        self.column = column
+        self.document_id = document_id
+        self.found = found
+
+
+@dataclass(frozen=True)
+class PathColumn:
+    """One column: its Arrow field and where a document has it."""
+
+    field: pa.Field
+    path: tuple[str, ...]
+
+
+def decode(documents: bytes, columns: Sequence[PathColumn]) -> pa.RecordBatch:
+    """The columns of the documents that `documents` holds one after the other; RefusedValue, DamagedData."""
+    names = {name for column in columns for name in column.path}
+    chunk = Chunk(documents, max((len(name.encode()) for name in names), default=0) + 1)
+    starts = chunk.starts()
+    values = _find(chunk, starts, columns)
+    arrays = []
+    for column, found in zip(columns, values, strict=True):
+        try:
+            arrays.append(_Column(chunk, found[0], found[1], column.field).array())
+        except _RefusedAt as at:
+            raise RefusedValue(column.field.name, _identity(chunk, starts[at.document]), at.found) from None
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([column.field for column in columns]))
+
+
+class _RefusedAt(Exception):
+    def __init__(self, document: int, found: str) -> None:
+        super().__init__(found)
+        self.document = document
+        self.found = found
+
+
+def _find(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> list[tuple[Bytes, Ints]]:
+    """Type and position of each column's value in each document, objects of dotted paths entered once for all columns in them."""
+    results: list[tuple[Bytes, Ints] | None] = [None] * len(columns)
+
+    def enter(starts: Ints, rows: Ints, wanted: Sequence[tuple[int, tuple[str, ...]]]) -> None:
+        names = list(dict.fromkeys(path[0] for _, path in wanted))
+        found = _fields(chunk, starts, rows, names)
+        for i, name in enumerate(names):
+            types, positions = found.types[i], found.positions[i]
+            deeper = []
+            for number, path in wanted:
+                if path[0] == name and len(path) == 1:
+                    results[number] = _spread(types, positions, rows, total)
+                elif path[0] == name:
+                    deeper.append((number, path[1:]))
+            if deeper:
+                inside = types == bson_scan.DOCUMENT
+                other = ~inside & ~_is_null(types)
+                if other.any():
+                    first = int(np.nonzero(other)[0][0])
+                    shown = _shown(chunk, int(types[first]), int(positions[first]))
+                    column = columns[deeper[0][0]].field.name
+                    where = f"{shown} at {name!r}, not an object"
+                    raise RefusedValue(column, _identity(chunk, tops[rows[first]]), where)
+                enter(positions[inside], rows[inside], deeper)
+
+    tops = starts
+    total = len(starts)
+    enter(starts, np.arange(total), [(i, column.path) for i, column in enumerate(columns)])
+    return [result if result is not None else _spread(_NO_TYPES, _NO_INTS, _NO_INTS, total) for result in results]
+
+
+_NO_TYPES, _NO_INTS = np.zeros(0, np.uint8), np.zeros(0, np.int64)
+
+
+def _fields(chunk: Chunk, starts: Ints, rows: Ints, names: Sequence[str]) -> Found:
+    try:
+        return find_fields(chunk, starts, names)
+    except RepeatedField as repeated:
+        raise RefusedValue(repeated.name, _identity(chunk, starts[repeated.document]), "the field twice") from None
+
+
+def _spread(types: Bytes, positions: Ints, rows: Ints, total: int) -> tuple[Bytes, Ints]:
+    if len(types) == total:
+        return types, positions
+    all_types, all_positions = np.zeros(total, np.uint8), np.zeros(total, np.int64)
+    all_types[rows], all_positions[rows] = types, positions
+    return all_types, all_positions
+
+
+def _is_null(types: Bytes) -> Mask:
+    null: Mask = (types == bson_scan.ABSENT) | (types == bson_scan.NULL) | (types == bson_scan.UNDEFINED)
+    return null
+
+
+def _value(chunk: Chunk, kind: int, position: int) -> Any:
+    types, at = np.array([kind], np.uint8), np.array([position])
+    end = int(bson_scan.after_value(chunk, types, at, np.array([chunk.size]))[0])
+    return decoded(kind, chunk.data[position:end])
+
+
+def _shown(chunk: Chunk, kind: int, position: int) -> str:
+    """The type and the value, for an error."""
+    name = bson_scan.TYPE_NAMES[kind]
+    try:
+        text = str(_value(chunk, kind, position))
+    except Misfit as misfit:
+        text = str(misfit)
+    return f"{name} {text if len(text) <= 80 else text[:77] + '…'}"
+
+
+def _identity(chunk: Chunk, start: np.int64) -> str:
+    """The `_id` of a document, as its error names it."""
+    found = find_fields(chunk, np.array([start]), ["_id"])
+    if not found.types[0, 0]:
+        return "unknown"
+    return str(_value(chunk, int(found.types[0, 0]), int(found.positions[0, 0])))
+
+
+class _Column:
+    """One column of a chunk on its way to Arrow: what numpy can take at once, then the rest one by one."""
+
+    def __init__(self, chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field) -> None:
+        self.chunk = chunk
+        self.types = types
+        self.positions = positions
+        self.field = field
+        self.declared = declared_type(field)
+        self.null = _is_null(types)
+
+    def array(self) -> pa.Array:
+        """The Arrow array; _RefusedAt names the first document with a value that does not fit."""
+        if not self.field.nullable and self.null.any():
+            raise _RefusedAt(int(np.nonzero(self.null)[0][0]), "nothing where a value is required")
+        build = _BUILD.get(self.declared, _Column._one_by_one)
+        array: pa.Array = build(self)
+        return array
+
+    def where(self, *kinds: int) -> Mask:
+        """Which documents have a value of one of these types."""
+        return np.isin(self.types, kinds)
+
+    def fixed(self, view: Any, mask: Mask) -> Any:
+        """Values of fixed width where `mask`, zero elsewhere."""
+        if mask.all():
+            return view[self.positions]
+        values = np.zeros(len(mask), view.dtype)
+        values[mask] = view[self.positions[mask]]
+        return values
+
+    def rest(self, done: Mask) -> tuple[Ints, list[Any]]:
+        """The documents that are neither null nor done, and their values converted one by one."""
+        left = np.nonzero(~done & ~self.null)[0]
+        if not len(left):
+            return left, []
+        convert = converter(self.declared)
+        positions = self.positions[left]
+        ends = bson_scan.after_value(self.chunk, self.types[left], positions, np.full(len(left), self.chunk.size))
+        values = []
+        for document, kind, start, end in zip(
+            left.tolist(), self.types[left].tolist(), positions.tolist(), ends.tolist(), strict=True
+        ):
+            try:
+                values.append(convert(decoded(kind, self.chunk.data[start:end])))
+            except Misfit as misfit:
+                raise _RefusedAt(document, f"{bson_scan.TYPE_NAMES[kind]} {misfit}") from None
+        return left, values
+
+    def finish(self, values: Any, done: Mask) -> pa.Array:
+        """The array of fixed-width values, the rest filled in."""
+        left, others = self.rest(done)
+        if len(left):
+            values[left] = np.array(others, dtype=values.dtype)
+        mask = self.null if self.null.any() else None
+        if self.declared == "timestamp":
+            return pa.array(values, mask=mask).view(self.field.type)
+        return pa.array(values, self.field.type, mask=mask)
+
+    def bools(self) -> pa.Array:
+        done = self.where(bson_scan.BOOL)
+        return self.finish(self.fixed(self.chunk.u1, done).astype(bool), done)
+
+    def integers(self) -> pa.Array:
+        narrow = self.where(bson_scan.INT32)
+        if self.declared == "int32":
+            return self.finish(self.fixed(self.chunk.i4, narrow).astype(np.int32), narrow)
+        wide = self.where(bson_scan.INT64)
+        values = self.fixed(self.chunk.i8, wide)
+        values[narrow] = self.chunk.i4[self.positions[narrow]]
+        return self.finish(values, narrow | wide)
+
+    def doubles(self) -> pa.Array:
+        double, narrow = self.where(bson_scan.DOUBLE), self.where(bson_scan.INT32)
+        values = self.fixed(self.chunk.f8, double)
+        values[narrow] = self.chunk.i4[self.positions[narrow]]
+        return self.finish(values, double | narrow)
+
+    def times(self) -> pa.Array:
+        done = self.where(bson_scan.DATE)
+        values = self.fixed(self.chunk.i8, done)
+        done &= (values >= FIRST_MILLISECOND) & (values <= LAST_MILLISECOND)
+        if self.declared == "date":
+            done &= values % DAY_MILLISECONDS == 0
+            return self.finish(np.where(done, values // DAY_MILLISECONDS, 0).astype(np.int32), done)
+        return self.finish(np.where(done, values, 0) * 1000, done)
+
+    def strings(self) -> pa.Array:
+        text, ids = self.where(bson_scan.STRING), self.where(bson_scan.OBJECT_ID)
+        if not text.any() and ids.any():
+            return self._with_rest(self._hex(ids), ids)
+        lengths = np.where(text, self.chunk.i4[self.positions], 0).astype(np.int64)
+        try:
+            array = _slices(self.chunk, self.positions + 4, lengths - 1, text).cast(pa.string())
+        except pa.ArrowInvalid:  # text that is not UTF-8: one by one, to name the document
+            text = np.zeros(len(text), bool)
+            array = pa.nulls(len(text), pa.string())
+        return self._with_rest(array, text)
+
+    def _hex(self, ids: Mask) -> pa.Array:
+        """ObjectIds as 24 hexadecimal digits."""
+        digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+        raw = np.zeros((len(ids), 12), np.uint8)
+        raw[ids] = self.chunk.u1[self.positions[ids][:, None] + np.arange(12)]
+        text = np.empty((len(ids), 24), np.uint8)
+        text[:, 0::2], text[:, 1::2] = digits[raw >> 4], digits[raw & 15]
+        offsets = np.arange(0, 24 * len(ids) + 1, 24, dtype=np.int32)
+        array = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(text.reshape(-1)))
+        return array if ids.all() else pa.compute.if_else(pa.array(ids), array, None)
+
+    def _with_rest(self, array: pa.Array, done: Mask) -> pa.Array:
+        left, others = self.rest(done)
+        if not len(left):
+            return array
+        place = np.arange(len(done))
+        place[left] = len(done) + np.arange(len(left))
+        return pa.concat_arrays([array, pa.array(others, array.type)]).take(pa.array(place))
+
+    def _one_by_one(self) -> pa.Array:
+        return self._with_rest(pa.nulls(len(self.types), self.field.type), np.zeros(len(self.types), bool))
+
+
+def _slices(chunk: Chunk, starts: Ints, lengths: Ints, mask: Mask) -> pa.Array:
+    """Bytes of the chunk as a binary array: every second slot of an array over the whole chunk, whose offsets must not fall."""
+    lows, highs = np.where(mask, starts, 0), np.where(mask, starts + lengths, 0)
+    np.maximum.accumulate(highs, out=highs)
+    lows = np.where(mask, lows, highs)
+    offsets = np.empty(2 * len(lows), np.int64)
+    offsets[0::2], offsets[1::2] = lows, highs
+    whole = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), 2 * len(lows) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)]
+    )
+    return whole.take(pa.array(np.arange(0, 2 * len(lows), 2), mask=~mask))
+
+
+_BUILD: dict[str, Callable[[_Column], pa.Array]] = {
+    "bool": _Column.bools,
+    "int32": _Column.integers,
+    "int64": _Column.integers,
+    "float64": _Column.doubles,
+    "timestamp": _Column.times,
+    "date": _Column.times,
+    "string": _Column.strings,
+}

@@ -1,0 +1,83 @@
+"""Connections to a MongoDB source, and what its errors mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import ConfigurationError as MongoConfigurationError
+from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from lakehouse.errors import ConfigurationError, LakehouseError, SourceUnavailable
+
+Client = MongoClient[dict[str, Any]]
+
+_REFUSED_CODES = (13, 18, 8000)
+"""Unauthorized, AuthenticationFailed, AtlasError."""
+_SELECTION_MS = 10_000
+
+
+def open_client(url: str, source: str) -> tuple[Client, str]:
+    """A client that has not connected yet, and the database's name; ConfigurationError when the URL is malformed."""
+    try:
+        options: dict[str, Any] = {"connect": False, "appname": "lakehouse"}
+        if "serverselectiontimeoutms" not in url.lower():
+            options["serverSelectionTimeoutMS"] = _SELECTION_MS
+        client: Client = MongoClient(url, **options)
+        name = client.get_default_database().name
+    except (InvalidURI, MongoConfigurationError, ValueError):
+        raise ConfigurationError(
+            f"reading the URL of source {source!r}",
+            allowed="mongodb://user:password@host:port/database[?option=value] (or mongodb+srv://)",
+            remedy=f"Correct {_setting(source)}; name the database, percent-encode special characters of the password.",
+        ) from None
+    return client, name
+
+
+def address(url: str) -> str:
+    """The hosts of a URL, without user or password."""
+    try:
+        return ", ".join(f"{host}:{port}" for host, port in parse_uri(url)["nodelist"])
+    except (PyMongoError, ValueError):
+        return "the address of the URL"
+
+
+def connect_error(error: PyMongoError, tried: str, source: str) -> LakehouseError:
+    """What an error of the first request means."""
+    if isinstance(error, OperationFailure) and error.code in _REFUSED_CODES:
+        return ConfigurationError(
+            tried,
+            value=_text(error),
+            allowed="a user and password that the server accepts, with the right to read the database",
+            remedy=f"Correct {_setting(source)} (`authSource` names the database that knows the user).",
+        )
+    return SourceUnavailable(
+        tried,
+        value=_text(error),
+        allowed="a server that answers",
+        remedy=f"Start the server, or correct host and port in {_setting(source)}.",
+    )
+
+
+def read_error(error: PyMongoError, tried: str) -> LakehouseError:
+    """What an error in the middle of reading means."""
+    if isinstance(error, OperationFailure) and error.code in _REFUSED_CODES:
+        return ConfigurationError(
+            tried, value=_text(error), allowed="the right to read it", remedy="Grant the user the role `read` on the database."
+        )
+    return SourceUnavailable(
+        tried,
+        value=_text(error),
+        allowed="documents until the end of the collection",
+        remedy="Look at the server's log, then run again.",
+    )
+
+
+def _setting(source: str) -> str:
+    return f"LAKEHOUSE_SOURCES__{source.upper()}__URL"
+
+
+def _text(error: PyMongoError) -> str:
+    details = error.details if isinstance(error, OperationFailure) and error.details else {}
+    return str(details.get("errmsg") or error).split(", Topology Description", 1)[0]
