@@ -42,12 +42,21 @@ class Warehouse(Protocol):
         version: int,
         partitions: Sequence[str] | None,
         scan: Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]],
+        base: Published | None = None,
     ) -> Published:
         """Replace the named partitions (None: the whole table) by what `scan` gives, and the marker, in one exchange.
 
+        base: the publication that `partitions` were compared with (None: as it stands when this is called).
+
         A reader sees the table as it was or as it is now, nothing between. A named partition without rows is dropped. After a
-        failure at any moment the old table stands; what was left beside it is removed by the next publish.
+        failure at any moment the old table stands; what was left beside it is removed by the next publish. `scan` may be called
+        again with None, when the whole table must be copied after all. Raises CommitConflict when the table is not `base` any
+        more: call again with what has changed since; DamagedData when the rows are not as many as the marker says.
         """
+        ...
+
+    def drop(self, source: str, table: Table) -> None:
+        """Remove a published table; nothing happens when there is none."""
         ...
 
     def scan(self, source: str, table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,62 @@
+"""Rows on their way to ClickHouse and back, so that they come back as they went: null lists, text, types."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakehouse.errors import ValueRefused
+from lakehouse.warehouse.clickhouse.layout import ABSENT, is_list, quoted
+
+
+def insert_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema of inserted rows: the table's own, and for each list that may be null whether it is."""
+    absent = [pa.field(field.name + ABSENT, pa.bool_(), nullable=False) for field in _nullable_lists(schema)]
+    return pa.schema([*(field.with_type(_plain(field.type)) for field in schema), *absent]).remove_metadata()
+
+
+def to_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of the lake, in the order of `schema`, as it is inserted; ValueRefused for a null inside nested lists."""
+    target = insert_schema(schema)
+    arrays = [_cast(batch.column(field.name), target.field(field.name).type) for field in schema]
+    for field in _nullable_lists(schema):
+        column = batch.column(field.name)
+        if is_list(field.type.value_field.type) and column.flatten().null_count:
+            raise ValueRefused(
+                f"publishing column {field.name!r}",
+                value="null in place of an inner list",
+                allowed="lists inside of a list that are not null: ClickHouse has no null list",
+                remedy="Declare the column as json.",
+            )
+        arrays.append(pc.is_null(column))
+    return pa.RecordBatch.from_arrays(arrays, schema=target)
+
+
+def select_list(schema: pa.Schema) -> str:
+    """What to select for `from_clickhouse`."""
+    names = [*schema.names, *(field.name + ABSENT for field in _nullable_lists(schema))]
+    return ", ".join(quoted(name) for name in names)
+
+
+def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of `select_list(schema)`, as it was in the lake."""
+    arrays = []
+    for field in schema:
+        column = batch.column(field.name)
+        if is_list(field.type) and field.nullable:
+            absent = batch.column(field.name + ABSENT)
+            column = pc.if_else(absent, pa.scalar(None, column.type), column)
+        arrays.append(_cast(column, field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _nullable_lists(schema: pa.Schema) -> list[pa.Field]:
+    return [field for field in schema if is_list(field.type) and field.nullable]
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    return pa.binary() if pa.types.is_large_binary(type_) else type_
+
+
+def _cast(column: pa.Array, type_: pa.DataType) -> pa.Array:
+    return column if column.type == type_ else column.cast(type_)

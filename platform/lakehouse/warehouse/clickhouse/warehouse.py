@@ -1,0 +1,324 @@
+"""Tables published to ClickHouse.
+
+A publication is built beside the table that readers see and exchanged with it in one step (`EXCHANGE TABLES`, atomic in an Atomic
+database). The new table begins as a clone, which shares the old one's files; only the partitions that changed are dropped there
+and filled again. The marker is the new table's comment, so that rows and marker appear together.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lakehouse.errors import CommitConflict, DamagedData, TerminalError
+from lakehouse.settings import Settings
+from lakehouse.spec import Marker, Table
+from lakehouse.warehouse.clickhouse.client import ClickHouseClient
+from lakehouse.warehouse.clickhouse.layout import ClickHouseColumn, Layout, layout_of, literal, partition_value, quoted
+from lakehouse.warehouse.clickhouse.lock import HeldLock, publisher_lock
+from lakehouse.warehouse.clickhouse.rows import from_clickhouse, insert_schema, select_list, to_clickhouse
+from lakehouse.warehouse.publisher import Published
+
+logger = logging.getLogger(__name__)
+
+STATISTICS = "lakehouse_statistics"
+"""The table whose comment says from what the statistics were built."""
+_NEXT = "__next__"
+"""Begins the name of a table that is being built; declared names begin with a letter."""
+_UNLIMITED = {"max_table_size_to_drop": "0", "max_partition_size_to_drop": "0"}
+
+Scan = Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class _Current:
+    """The table that readers see, and what tells it from any other."""
+
+    published: Published
+    uuid: str
+    keys: str
+    columns: tuple[ClickHouseColumn, ...]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One publication under way. name: of the table; next: of the one being built."""
+
+    table: Table
+    schema: pa.Schema
+    layout: Layout
+    marker: Marker
+    version: int
+    name: str
+    next: str
+    tried: str
+
+    @property
+    def comment(self) -> str:
+        """The marker as the new table carries it."""
+        content = {**asdict(self.marker), "version": self.version, "keys": self.layout.keys}
+        return json.dumps({"lakehouse": content, "description": self.table.description}, ensure_ascii=False)
+
+
+class ClickHouseWarehouse:
+    """Implements `lakehouse.warehouse.publisher.Warehouse`. Connects when it is first used; may be shared by threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = ClickHouseClient(settings.warehouse)
+        self._catalog = settings.catalog
+        self._database = settings.warehouse.database
+
+    def check(self) -> None:
+        """Connect; ConfigurationError for a wrong password, WarehouseUnavailable when nothing answers."""
+        self._client.rows("SELECT 1", "connecting to the warehouse")
+
+    def state(self, source: str, table: Table) -> Published | None:
+        """The published table, or None. TerminalError for a table of that name that the platform did not publish."""
+        current = self._current(_name(source, table))
+        return current.published if current else None
+
+    def publish(
+        self,
+        source: str,
+        table: Table,
+        schema: pa.Schema,
+        *,
+        marker: Marker,
+        version: int,
+        partitions: Sequence[str] | None,
+        scan: Scan,
+        base: Published | None = None,
+    ) -> Published:
+        """See the seam. One publisher of a table works at a time; the others wait and find the table moved: CommitConflict.
+
+        A lower sequence than the published one is accepted when `base` is what is published: the caller saw it, so the lake went
+        back (a rollback). It is refused with CommitConflict when somebody published in between.
+        """
+        name = _name(source, table)
+        base = base or self.state(source, table)
+        work = _Work(
+            table, schema, layout_of(table, schema), marker, version, name, f"{_NEXT}{name}__{uuid.uuid4().hex[:12]}",
+            f"publishing {source}.{table.name} to the warehouse",
+        )  # fmt: skip
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried)
+        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
+            self._drop_leftovers(name)
+            current = self._current(name)
+            if current is not None and (current.published.version, current.published.marker) == (version, marker):
+                return current.published
+            _check_base(work, base, current)
+            self._publish(work, current, partitions, scan, lock)
+            done = self._current(name)
+        assert done is not None
+        return done.published
+
+    def drop(self, source: str, table: Table) -> None:
+        """Remove a published table and what was left beside it; nothing happens when there is none."""
+        name = _name(source, table)
+        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}"):
+            self._drop_leftovers(name)
+            self._drop(name)
+
+    def scan(self, source: str, table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """All published rows, cast to `schema`, in batches of about 65,000."""
+        sql = f"SELECT {select_list(schema)} FROM {self._relation(_name(source, table))}"
+        for batch in self._client.stream(sql, f"reading {source}.{table.name} from the warehouse"):
+            yield from_clickhouse(batch, schema)
+
+    def query(self, sql: str) -> pa.Table:
+        """The result of a statement in memory; a table without columns for one that gives none."""
+        statement = sql.strip().rstrip(";")
+        batches = list(self._client.stream(statement, "running a query on the warehouse", database=self._database))
+        return pa.Table.from_batches(batches) if batches else pa.table({})
+
+    def read_statistics_marker(self) -> dict[str, int]:
+        """The sequence of each table (`source.table`) that the statistics were last built from; empty at first."""
+        comment = self._comment(STATISTICS)
+        content: dict[str, int] = json.loads(comment) if comment else {}
+        return content
+
+    def write_statistics_marker(self, sequences: dict[str, int]) -> None:
+        """Record what the statistics were built from, in place of what was recorded before."""
+        tried = "recording what the statistics were built from"
+        relation = self._relation(STATISTICS)
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried)
+        self._client.run(f"CREATE TABLE IF NOT EXISTS {relation} (nothing UInt8) ENGINE = Null", tried)
+        self._client.run(f"ALTER TABLE {relation} MODIFY COMMENT {literal(json.dumps(sequences, sort_keys=True))}", tried)
+
+    def _publish(
+        self, work: _Work, current: _Current | None, partitions: Sequence[str] | None, scan: Scan, lock: HeldLock
+    ) -> None:
+        if current is not None and partitions is not None:
+            changes = _changes(work, current)
+            values = [partition_value(name, work.table, work.schema) for name in partitions]
+            if changes == [] and not partitions and current.published.rows == work.marker.rows:
+                lock.check()
+                self._client.run(f"ALTER TABLE {self._relation(work.name)} MODIFY COMMENT {literal(work.comment)}", work.tried)
+                return
+            if changes is not None and None not in values:
+                self._clone(work, changes)
+                problem = self._fill(work, partitions, [value for value in values if value], scan)
+                if problem is None:
+                    self._exchange(work, current, lock)
+                    return
+                logger.warning("%s: %s; copying the whole table instead", work.tried, problem)
+                self._drop(work.next)
+        self._client.run(work.layout.create(self._relation(work.next), work.comment), work.tried)
+        problem = self._fill(work, None, [], scan)
+        if problem is not None:
+            self._drop(work.next)
+            raise DamagedData(
+                work.tried,
+                value=problem,
+                allowed=f"{work.marker.rows} rows, as the lake's marker says",
+                remedy="Run `lakehouse verify` on the table; `lakehouse rebuild` makes the lake's copy anew from raw.",
+            )
+        self._exchange(work, current, lock)
+
+    def _clone(self, work: _Work, changes: list[str]) -> None:
+        relation = self._relation(work.next)
+        self._client.run(f"CREATE TABLE {relation} CLONE AS {self._relation(work.name)}", work.tried)
+        alterations = [*changes, f"MODIFY COMMENT {literal(work.comment)}"]
+        self._client.run(f"ALTER TABLE {relation} {', '.join(alterations)}", work.tried)
+
+    def _fill(self, work: _Work, partitions: Sequence[str] | None, values: list[str], scan: Scan) -> str | None:
+        """Drop the named partitions of the new table and insert what `scan` gives; what is wrong with the result, or None."""
+        relation = self._relation(work.next)
+        for start in range(0, len(values), 100):
+            clauses = ", ".join(f"DROP PARTITION {value}" for value in values[start : start + 100])
+            self._client.run(f"ALTER TABLE {relation} {clauses}", work.tried, _UNLIMITED)
+        kept = self._partition_rows(work)
+        scanned = 0
+
+        def rows() -> Iterator[pa.RecordBatch]:
+            nonlocal scanned
+            for batch in scan(partitions):
+                scanned += batch.num_rows
+                if batch.num_rows:
+                    yield to_clickhouse(batch, work.schema)
+
+        if partitions is None or partitions:
+            self._client.insert(relation, insert_schema(work.schema), rows(), work.tried)
+        found = self._partition_rows(work)
+        total = sum(found.values())
+        if total - sum(kept.values()) != scanned:
+            return f"{scanned} rows were read from the lake, {total - sum(kept.values())} arrived"
+        if moved := [name for name, count in kept.items() if found.get(name) != count]:
+            return f"rows arrived in partitions that had not changed: {', '.join(sorted(moved)[:5])}"
+        if total != work.marker.rows:
+            return f"{total} rows instead of {work.marker.rows}"
+        return None
+
+    def _exchange(self, work: _Work, current: _Current | None, lock: HeldLock) -> None:
+        """Put the new table in the old one's place; CommitConflict when the lock or the old table is not what it was."""
+        lock.check()
+        now = self._current(work.name)
+        if (now.uuid if now else None) != (current.uuid if current else None):
+            raise _moved(work)
+        name, new = self._relation(work.name), self._relation(work.next)
+        if current is None:
+            self._client.run(f"RENAME TABLE {new} TO {name}", work.tried)
+            return
+        self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried)
+        self._drop(work.next)
+
+    def _current(self, name: str) -> _Current | None:
+        tried = f"looking at {self._database}.{name} in the warehouse"
+        where = f"WHERE database = {literal(self._database)} AND"
+        found = self._client.rows(
+            f"SELECT comment, toString(uuid), total_rows, total_bytes FROM system.tables {where} name = {literal(name)}", tried
+        )
+        if not found:
+            return None
+        comment, uuid_, rows, size = found[0]
+        content = _marker_of(comment)
+        if content is None:
+            raise TerminalError(
+                tried,
+                value="a table of this name that the platform did not publish",
+                allowed="no table, or one that the platform published",
+                remedy="Rename or drop it, or set LAKEHOUSE_WAREHOUSE__DATABASE to another database.",
+            )
+        marker = Marker(int(content["sequence"]), int(content["rows"]), str(content["checksum"]))
+        columns = self._client.rows(
+            "SELECT name, type, comment, default_kind = 'MATERIALIZED' FROM system.columns "
+            f"{where} table = {literal(name)} ORDER BY position",
+            tried,
+        )
+        return _Current(
+            Published(marker, int(content["version"]), int(rows or 0), int(size or 0)),
+            uuid_,
+            str(content["keys"]),
+            tuple(ClickHouseColumn(name_, type_, text, bool(hidden)) for name_, type_, text, hidden in columns),
+        )
+
+    def _comment(self, name: str) -> str:
+        rows = self._client.rows(
+            f"SELECT comment FROM system.tables WHERE database = {literal(self._database)} AND name = {literal(name)}",
+            f"looking at {self._database}.{name} in the warehouse",
+        )
+        return str(rows[0][0]) if rows else ""
+
+    def _partition_rows(self, work: _Work) -> dict[str, int]:
+        rows = self._client.rows(
+            f"SELECT partition_id, sum(rows) FROM system.parts WHERE active AND database = {literal(self._database)} "
+            f"AND table = {literal(work.next)} GROUP BY partition_id",
+            work.tried,
+        )
+        return {partition: int(count) for partition, count in rows}
+
+    def _drop_leftovers(self, name: str) -> None:
+        rows = self._client.rows(
+            f"SELECT name FROM system.tables WHERE database = {literal(self._database)} "
+            f"AND startsWith(name, {literal(f'{_NEXT}{name}__')}) AND length(name) = {len(_NEXT) + len(name) + 14}",
+            f"looking for unfinished publications of {name}",
+        )
+        for (leftover,) in rows:
+            self._drop(leftover)
+
+    def _drop(self, name: str) -> None:
+        self._client.run(f"DROP TABLE IF EXISTS {self._relation(name)}", f"dropping {self._database}.{name}", _UNLIMITED)
+
+    def _relation(self, name: str) -> str:
+        return f"{quoted(self._database)}.{quoted(name)}"
+
+
+def _name(source: str, table: Table) -> str:
+    return f"{source}__{table.name}"
+
+
+def _marker_of(comment: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(comment)["lakehouse"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _changes(work: _Work, current: _Current) -> list[str] | None:
+    """What to alter on a clone of the current table; None when it must be rebuilt."""
+    if current.keys != work.layout.keys:
+        return None
+    return work.layout.changes_from(current.columns)
+
+
+def _check_base(work: _Work, base: Published | None, current: _Current | None) -> None:
+    was = (base.version, base.marker) if base else None
+    now = (current.published.version, current.published.marker) if current else None
+    if was != now:
+        raise _moved(work)
+
+
+def _moved(work: _Work) -> CommitConflict:
+    return CommitConflict(
+        work.tried,
+        value="another publisher moved the table meanwhile",
+        allowed="the publication that the changed partitions were compared with",
+        remedy="Publish again: what is left to do is found afresh.",
+    )
