@@ -32,6 +32,7 @@ class Bringing:
         self.sources = sources
         self.on_event = on_event
         self.was_started = False
+        self.reason: str | None = None
 
     @property
     def place(self) -> Place:
@@ -118,13 +119,11 @@ class Bringing:
         place = self.place
         port = place.ports[self.server.main_port] if self.server.port_names else None
         while is_alive(process) and not cancelled.is_set() and time.monotonic() < deadline:
-            self.reason = "it does not listen" if port and is_free(port) else self.server.probe(place)
+            self.reason = "it does not listen" if port and is_free(port, self.server.host) else self.server.probe(place)
             if self.reason is None:
                 return True
             cancelled.wait(0.05)
         return False
-
-    reason: str | None = None
 
     def _failed(self, place: Place, *, ended: bool) -> ServiceFailed:
         what = "it ended" if ended else f"it did not answer within {self.server.patience:.0f} s ({self.reason})"
@@ -135,9 +134,10 @@ class Bringing:
 
 
 def _since(log: Path, size: int) -> str:
+    """What a log says beyond its former size, in small letters; all of it when a new log was begun meanwhile."""
     with log.open("rb") as stream:
-        stream.seek(size)
-        return stream.read(1_000_000).decode(errors="replace")
+        stream.seek(size if log.stat().st_size >= size else 0)
+        return stream.read(1_000_000).decode(errors="replace").lower()
 
 
 def all_at_once(bringing: Sequence[Bringing]) -> None:

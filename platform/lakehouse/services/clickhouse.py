@@ -21,7 +21,7 @@ class ClickHouse(Server):
     name = "clickhouse"
     port_names = ("http",)
     main_port = "http"
-    passing_faults = ("Code: 76", "CANNOT_OPEN_FILE", "address already in use")
+    passing_faults = ("code: 76", "another server has the data folder", "address already in use")
 
     def prepare(self, place: Place) -> None:
         super().prepare(place)

@@ -41,7 +41,8 @@ def write_instance(settings: Settings) -> Path:
 
 def instance(settings: Settings) -> dict[str, Any]:
     """Dagster's instance configuration for a deployment."""
-    ticks = {"skipped": 7, "success": 30, "failure": 90, "started": 30}
+    days = {"skipped": 7, "success": 30, "failure": 90, "started": 30}
+    retention = {kind: {"purge_after_days": dict(days)} for kind in ("schedule", "sensor")}
     return {
         "storage": {"postgres": {"postgres_url": {"env": URL_VARIABLE}}},
         "compute_logs": _compute_logs(settings),
@@ -57,7 +58,7 @@ def instance(settings: Settings) -> dict[str, Any]:
             "start_timeout_seconds": 300,
             "free_slots_after_run_end_seconds": 30,
         },
-        "retention": {"schedule": {"purge_after_days": ticks}, "sensor": {"purge_after_days": ticks}},
+        "retention": retention,
         "nux": {"enabled": False},
         "telemetry": {"enabled": False},
     }
@@ -97,6 +98,7 @@ class _DagsterProcess(Server):
         self._settings = settings
         self._workspace = workspace
         self._environment = environment
+        self.host = settings.dagster.host
 
     def prepare(self, place: Place) -> None:
         if importlib.util.find_spec("dagster_webserver") is None:
@@ -120,10 +122,6 @@ class DagsterWebserver(_DagsterProcess):
     main_port = "http"
     passing_faults = ("address already in use",)
 
-    @property
-    def host(self) -> str:
-        return self._settings.dagster.host
-
     def preferred_ports(self) -> Mapping[str, int]:
         return {"http": self._settings.dagster.port}
 
@@ -133,9 +131,6 @@ class DagsterWebserver(_DagsterProcess):
 
     def probe(self, place: Place) -> str | None:
         return ask_webserver(self.host, place.ports["http"])
-
-    def address(self, place: Place) -> str:
-        return f"{self.host}:{place.ports['http']}"
 
     def settings(self, place: Place) -> dict[str, Any]:
         return {"dagster": {"port": place.ports["http"]}}
@@ -147,12 +142,19 @@ class DagsterDaemon(_DagsterProcess):
     name = "dagster-daemon"
     port_names = ()
     main_port = ""
+    _heard_after: datetime | None = None
 
     def command(self, place: Place) -> list[str]:
         return [sys.executable, "-m", "dagster._daemon", "run", "-w", str(self._workspace)]
 
+    def prepare(self, place: Place) -> None:
+        super().prepare(place)
+        self._heard_after = datetime.now(UTC)
+
     def probe(self, place: Place) -> str | None:
-        return ask_daemon(self._settings.dagster.url.get_secret_value())
+        """Look for a sign of life: since it was started by us, or a recent one."""
+        since = self._heard_after or datetime.now(UTC) - HEARTBEAT
+        return ask_daemon(self._settings.dagster.url.get_secret_value(), since)
 
     def address(self, place: Place) -> str:
         return "no port"
@@ -172,8 +174,8 @@ def ask_webserver(host: str, port: int) -> str | None:
     return None if response.status == 200 and "dagster_webserver_version" in body else f"HTTP {response.status}: {body[:200]}"
 
 
-def ask_daemon(url: str) -> str | None:
-    """Look for a fresh sign of life of the daemon in Dagster's storage; None when there is one."""
+def ask_daemon(url: str, since: datetime) -> str | None:
+    """Look in Dagster's storage for a sign of life of the daemon; None when there is one after `since`."""
     import psycopg
 
     try:
@@ -183,5 +185,5 @@ def ask_daemon(url: str) -> str | None:
         return str(error).strip()
     if row is None or row[0] is None:
         return "no sign of life yet"
-    age = datetime.now(UTC) - row[0].replace(tzinfo=UTC)
-    return None if age < HEARTBEAT else f"last sign of life {age.total_seconds():.0f} s ago"
+    heard = row[0].replace(tzinfo=UTC)
+    return None if heard > since else f"last sign of life at {heard:%Y-%m-%d %H:%M:%S} UTC"

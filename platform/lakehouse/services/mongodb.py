@@ -23,7 +23,7 @@ class MongoDB(Server):
     port_names = ("wire",)
     main_port = "wire"
     grace = 5.0
-    passing_faults = ("Resource busy", "Address already in use")
+    passing_faults = ("resource busy", "address already in use")
 
     def prepare(self, place: Place) -> None:
         super().prepare(place)

@@ -41,7 +41,7 @@ class Postgres(Server):
     port_names = ("sql",)
     main_port = "sql"
     stop_signal = signal.SIGINT
-    passing_faults = ("might be running", "still in use", "lock file")
+    passing_faults = ("might be running", "still in use", "lock file", "address already in use")
 
     def prepare(self, place: Place) -> None:
         super().prepare(place)
@@ -51,6 +51,7 @@ class Postgres(Server):
             shutil.rmtree(fresh, ignore_errors=True)
             self._initialise(place, fresh)
             fresh.rename(cluster)
+        _forget_recycled_pid(cluster / "postmaster.pid")
         _own(place.data)
 
     def _initialise(self, place: Place, cluster: Path) -> None:
@@ -147,6 +148,18 @@ def identity() -> tuple[str, ...]:
         allowed="an ordinary user, or root that may create user namespaces or change its uid",
         remedy="Run the command as an ordinary user who owns the folder.",
     )
+
+
+def _forget_recycled_pid(lock: Path) -> None:
+    """Remove the lock file of a dead server whose pid another program has now; Postgres would refuse to start for ever.
+
+    A file that names a running Postgres stays: its shared memory may still be in use.
+    """
+    if not lock.is_file():
+        return
+    program = Path(f"/proc/{lock.read_text().split(maxsplit=1)[0]}/comm")
+    if program.is_file() and program.read_text().strip() != "postgres":
+        lock.unlink()
 
 
 def _own(folder: Path) -> None:

@@ -21,6 +21,9 @@ MARK = "LAKEHOUSE_SERVICE"
 INHERITED = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 """Variables of ours that every server gets; the rest, secrets among them, stays here."""
 
+LOG_LIMIT = 32 * 1024 * 1024
+"""Bytes after which a start begins a new log; one older log is kept."""
+
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -35,6 +38,8 @@ class Process:
 def spawn(command: Sequence[str], *, cwd: Path, log: Path, environment: Mapping[str, str]) -> Process:
     """Start `command` in a session of its own with its output appended to `log`; it survives this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > LOG_LIMIT:
+        log.replace(log.with_suffix(".log.1"))
     with log.open("ab") as output:
         child = subprocess.Popen(
             command,
@@ -106,7 +111,7 @@ def stop(process: Process, *, first: signal.Signals, grace: float, limit: float 
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, first)
         poll(lambda: not is_alive(process), seconds=grace)
-    elif _stat(process.pid) is not None and process.pid not in _children:
+    elif not _leftovers(process.pid):
         return True
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -115,6 +120,16 @@ def stop(process: Process, *, first: signal.Signals, grace: float, limit: float 
     if child is not None and child.poll() is not None:
         del _children[process.pid]
     return gone
+
+
+def _leftovers(group: int) -> bool:
+    """Whether a dead leader left processes of ours in its group; not so when its pid is another program's now."""
+    if _stat(group) is not None:
+        return False
+    for member in _group_members(group):
+        with contextlib.suppress(OSError):
+            return f"{MARK}=".encode() in Path(f"/proc/{member}/environ").read_bytes()
+    return False
 
 
 def _group_members(group: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from lakehouse.services.ports import HOST
@@ -39,12 +40,14 @@ class S3(Server):
             "ip": HOST,
             "ip.bind": HOST,
             "filer": "true",
+            "filer.disableHttp": "true",
             "filer.port": ports["filer"],
             "filer.port.grpc": ports["filer_grpc"],
             "filer.localSocket": "filer.sock",
             "master.port": ports["master"],
             "master.port.grpc": ports["master_grpc"],
-            "master.electionTimeout": "1s",
+            # One master needs no election; with one, its volume server often came 5 s late.
+            "master.peers": "none",
             "master.telemetry": "false",
             "master.volumeSizeLimitMB": 1024,
             "volume.port": ports["volume"],
@@ -84,6 +87,11 @@ class S3(Server):
             client.close()
         return None if same else "an object read back differs from what was written"
 
+    @staticmethod
+    def tidy(place: Place) -> None:
+        for part in ("master", "volume", "filer", "s3"):
+            Path(f"/tmp/seaweedfs-{part}-grpc-{place.ports[part + '_grpc']}.sock").unlink(missing_ok=True)
+
     def settings(self, place: Place) -> dict[str, Any]:
         return {
             "store": {
@@ -97,11 +105,11 @@ class S3(Server):
 
 
 def connect(place: Place) -> Any:
-    """A boto3 client that does not try again by itself."""
+    """A boto3 client that does not try again by itself: a request may hang while the server starts."""
     import boto3
     from botocore.config import Config
 
-    quick = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10, s3={"addressing_style": "path"})
+    quick = Config(retries={"total_max_attempts": 1}, connect_timeout=3, read_timeout=3, s3={"addressing_style": "path"})
     return boto3.session.Session().client(
         "s3",
         endpoint_url=f"http://{HOST}:{place.ports['s3']}",

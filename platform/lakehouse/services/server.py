@@ -52,6 +52,8 @@ class Server(ABC):
     """One kind of server: how it is made ready, started, asked and stopped."""
 
     name: ClassVar[str]
+    host: str = HOST
+    """Address that it listens on."""
     port_names: ClassVar[tuple[str, ...]]
     main_port: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
@@ -60,7 +62,7 @@ class Server(ABC):
     patience: ClassVar[float] = 60.0
     """Seconds it may take to answer its first request."""
     passing_faults: ClassVar[tuple[str, ...]] = ()
-    """Words in its log that mean: it ended, but another start in a moment will succeed."""
+    """Words in its log, in small letters, that mean: it ended, but another start in a moment will succeed."""
 
     def preferred_ports(self) -> Mapping[str, int]:
         """Ports to try first."""
@@ -89,13 +91,17 @@ class Server(ABC):
     def settle(self, place: Place) -> None:  # noqa: B027
         """Create what a deployment needs in the running server; may be repeated."""
 
+    @staticmethod  # noqa: B027
+    def tidy(place: Place) -> None:
+        """Remove what a stopped server leaves outside of the home."""
+
     @abstractmethod
     def settings(self, place: Place) -> dict[str, Any]:
         """The part of Settings that leads here."""
 
     def address(self, place: Place) -> str:
         """`host:port` of the server."""
-        return f"{HOST}:{place.ports[self.main_port]}"
+        return f"{self.host}:{place.ports[self.main_port]}"
 
 
 def script(name: str, package: str) -> str:
@@ -124,8 +130,8 @@ def choose_ports(server: Server, taken: Collection[int], kept: Mapping[str, int]
     for name in server.port_names:
         wanted = kept.get(name) or server.preferred_ports().get(name)
         others = {*taken, *chosen.values()} - ({wanted} if name in kept else set())
-        if wanted and wanted not in others and is_free(wanted):
+        if wanted and wanted not in others and is_free(wanted, server.host):
             chosen[name] = wanted
         else:
-            chosen[name] = free_port({*taken, *chosen.values()})
+            chosen[name] = free_port({*taken, *chosen.values()}, server.host)
     return chosen

@@ -22,7 +22,7 @@ from lakehouse.services.processes import is_alive, marked
 from lakehouse.services.processes import stop as stop_process
 from lakehouse.services.record import LOCK_FILE, Record, locked
 from lakehouse.services.s3 import S3
-from lakehouse.services.server import Server
+from lakehouse.services.server import Place, Server
 from lakehouse.settings import SERVICES_FILE, Settings
 
 STORES: tuple[Server, ...] = (Postgres(), MongoDB(), S3(), ClickHouse())
@@ -153,17 +153,19 @@ def _stop_one(record: Record, name: str, on_event: OnEvent) -> bool:
     if service is None:
         return False
     process = service.process if is_alive(service.process) else marked(mark(record.home, name))
+    kind, process = KINDS[name], process or service.process
     if process is None:
-        record.running(name, None)
         return False
-    kind = KINDS[name]
+    ran = is_alive(process)
     if not stop_process(process, first=kind.stop_signal, grace=kind.grace):
         raise ServiceFailed(
             f"stopping {name}", value=f"process {process.pid} did not end", remedy=f"End it by hand: kill -9 {process.pid}."
         )
     record.running(name, None)
-    on_event(f"{name}: stopped")
-    return True
+    kind.tidy(Place.of(record.home, service, {}))
+    if ran:
+        on_event(f"{name}: stopped")
+    return ran
 
 
 def _wipe(home: Path) -> None:
