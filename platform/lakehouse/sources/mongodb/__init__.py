@@ -16,7 +16,7 @@ from lakehouse.errors import SourceMismatch, ValueRefused
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.connect import Client, address, connect_error, open_client, read_error
 from lakehouse.sources.mongodb.extended_json import EXACT
-from lakehouse.sources.mongodb.extent import Documents, extent
+from lakehouse.sources.mongodb.extent import Documents, date_extent
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
 from lakehouse.sources.prefetch import prefetched
 from lakehouse.sources.reader import SourceSnapshot
@@ -80,7 +80,7 @@ class MongoReader:
             build = client.admin.command("buildInfo")
         except PyMongoError as error:
             raise connect_error(error, self._connecting(), self.name) from None
-        yield MongoSnapshot(self, _position(hello, build), limit_stops="secantusVersion" not in build)
+        yield MongoSnapshot(self, _position(hello, build), embedded="secantusVersion" in build)
 
     def close(self) -> None:
         """Close the connections."""
@@ -143,7 +143,7 @@ class MongoReader:
                 raise ValueRefused(
                     f"{tried}: column {column!r}",
                     value=f"{condition or 'nothing'} at {path!r} in the document with _id {beyond['_id']}",
-                    allowed="a date of the years 1 to 9999 in every document: windows of it are read, and this one would never be",
+                    allowed="a date of the years 1 to 9999 in every document: others are in no window that is read",
                     remedy=f"Set {path} in those documents, or declare mode='snapshot'.",
                 )
 
@@ -160,10 +160,11 @@ class MongoReader:
 class MongoSnapshot:
     """Reads of one run; its methods may be called from several threads."""
 
-    def __init__(self, reader: MongoReader, position: Position, *, limit_stops: bool) -> None:
+    def __init__(self, reader: MongoReader, position: Position, *, embedded: bool) -> None:
+        """embedded: the server is secantusdb, where a limit stops nothing and naming fields costs more than it saves."""
         self._reader = reader
         self._position = position
-        self._limit_stops = limit_stops
+        self._embedded = embedded
 
     @property
     def position(self) -> Position:
@@ -175,7 +176,7 @@ class MongoSnapshot:
         path = self._reader.time_path(table, column)
         now = _milliseconds_from(self._position.taken_at)
         try:
-            found = extent(self._reader.documents(table), path, now, limit_stops=self._limit_stops)
+            found = date_extent(self._reader.documents(table), path, now, limit_stops=not self._embedded)
         except PyMongoError as error:
             raise read_error(error, self._tried(table)) from None
         if found is None:
@@ -199,15 +200,22 @@ class MongoSnapshot:
             yield self._decoded(table, reply, columns)
 
     def _replies(self, table: Table, condition: dict[str, Any], columns: Sequence[PathColumn]) -> Generator[bytes, None, None]:
-        projection = {column.path[0]: 1 for column in columns}
         try:
             documents = self._reader.documents(table)
-            with documents.find_raw_batches(condition, projection, batch_size=_REPLY_DOCUMENTS) as cursor:
+            with documents.find_raw_batches(condition, self._projection(table, columns), batch_size=_REPLY_DOCUMENTS) as cursor:
                 for reply in cursor:
                     if reply:
                         yield cast("bytes", reply)  # the driver types them as documents
         except PyMongoError as error:
             raise read_error(error, self._tried(table)) from None
+
+    def _projection(self, table: Table, columns: Sequence[PathColumn]) -> dict[str, int] | None:
+        """The fields that leave the server: never one that is dropped for privacy, whatever object it is in."""
+        kept = {column.path for column in columns}
+        dropped = [tuple((c.path or c.name).split(".")) for c in table.columns if table.personal.get(c.name) == "drop"]
+        if excluded := [path for path in dropped if path not in kept]:
+            return {".".join(path): 0 for path in excluded}
+        return None if self._embedded else dict.fromkeys((column.path[0] for column in columns), 1)
 
     def _decoded(self, table: Table, reply: bytes, columns: Sequence[PathColumn]) -> pa.RecordBatch:
         try:

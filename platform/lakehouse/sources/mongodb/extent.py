@@ -15,15 +15,17 @@ from pymongo.collection import Collection
 
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
 
-_CENTURY = 100 * 366 * 86_400_000
 _SECOND = 1_000
+_DAY = 86_400_000
+_CENTURY = 36_600 * _DAY
 _GROWTH = 1.07
-"""Steps of 7% of the distance: about 350 of them from a second to a century, and the last one holds few documents."""
+"""Steps of 7% of the distance: about 350 of them from a second to a century, and the last one holds few documents. Back from now,
+where the distance says nothing of how dense documents are, no step is longer than a day in the first 400 days."""
 
 Documents = Collection[dict[str, Any]]
 
 
-def extent(documents: Documents, field: str, now: int, *, limit_stops: bool) -> tuple[Any, Any] | None:
+def date_extent(documents: Documents, field: str, now: int, *, limit_stops: bool) -> tuple[Any, Any] | None:
     """The least and the greatest value of `field` among the dates, as the driver decodes them; None when there is none.
 
     now: the server's clock in milliseconds. limit_stops: the server stops at a query's limit.
@@ -62,10 +64,10 @@ def _downwards(now: int) -> Iterator[tuple[int, int]]:
     high, distance = now - 1, float(_SECOND)
     while distance < _CENTURY:
         low = now - int(distance)
-        if low <= high:
-            yield low, high
-            high = low - 1
-        distance *= _GROWTH
+        yield low, high
+        high = low - 1
+        step = distance * (_GROWTH - 1)
+        distance += max(_SECOND, min(step, _DAY) if distance < 400 * _DAY else step)
     yield FIRST_MILLISECOND, high
 
 
@@ -76,7 +78,7 @@ def _upwards(last: int) -> Iterator[tuple[int, int]]:
         high = last - int(distance)
         yield low, high
         low = high + 1
-        distance /= _GROWTH
+        distance = min(distance / _GROWTH, distance - _SECOND)
     yield low, last
 
 
