@@ -214,8 +214,8 @@ def test_only_named_partitions_are_read_and_replaced(warehouse: Warehouse, parti
     assert name in own
     untouched = [row for row, partition_name in zip(lake.rows, own, strict=True) if partition_name != name]
     changed = [row for row, partition_name in zip(lake.rows, own, strict=True) if partition_name == name]
-    column = "good" if partition.column == "value" else "value"
-    lake.rows = [*untouched, *({**row, column: 1} for row in changed), {**changed[0], "id": changed[0]["id"], column: None}][:-1]
+    change: dict[str, object] = {"kind": "changed"} if partition.column == "value" else {"value": -1}
+    lake.rows = [*untouched, *({**row, **change} for row in changed[1:])]
     lake.scans.clear()
     publish(warehouse, lake, 2, [name])
     assert lake.scans == [[name]]

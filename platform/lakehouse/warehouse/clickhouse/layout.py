@@ -33,7 +33,7 @@ _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
 
 @dataclass(frozen=True)
 class ClickHouseColumn:
-    """One column as `system.columns` has it. `hidden`: not in `SELECT *` (MATERIALIZED)."""
+    """One column as `system.columns` has it. `hidden`: not in `SELECT *` (MATERIALIZED), true in rows older than it is."""
 
     name: str
     type: str
@@ -43,7 +43,7 @@ class ClickHouseColumn:
     @property
     def definition(self) -> str:
         """What stands in CREATE TABLE and ADD COLUMN."""
-        default = " MATERIALIZED false" if self.hidden else ""
+        default = " MATERIALIZED true" if self.hidden else ""
         comment = f" COMMENT {literal(self.comment)}" if self.comment else ""
         return f"{quoted(self.name)} {self.type}{default}{comment}"
 
@@ -84,7 +84,7 @@ class Layout:
         for name, column in after.items():
             old = before.get(name)
             if old is None:
-                if not (column.type.startswith("Nullable(") or column.hidden):
+                if not (column.type.startswith("Nullable(") or column.hidden or name + ABSENT in after):
                     return None
                 clauses.append(f"ADD COLUMN {column.definition}")
             elif (old.type, old.hidden) != (column.type, column.hidden):

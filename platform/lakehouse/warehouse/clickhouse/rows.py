@@ -50,6 +50,28 @@ def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def readable(table: pa.Table) -> pa.Table:
+    """A result with its text as text: ClickHouse's String may hold any bytes, so it comes as binary."""
+    for index, field in enumerate(table.schema):
+        type_ = _as_text(field.type)
+        if type_ == field.type:
+            continue
+        try:
+            column = table.column(index).cast(type_)
+        except pa.ArrowInvalid:
+            continue
+        table = table.set_column(index, field.with_type(type_), column)
+    return table
+
+
+def _as_text(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_binary(type_):
+        return pa.string()
+    if is_list(type_):
+        return pa.list_(type_.value_field.with_type(_as_text(type_.value_type)))
+    return type_
+
+
 def _nullable_lists(schema: pa.Schema) -> list[pa.Field]:
     return [field for field in schema if is_list(field.type) and field.nullable]
 

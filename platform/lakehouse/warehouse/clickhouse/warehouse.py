@@ -22,7 +22,7 @@ from lakehouse.spec import Marker, Table
 from lakehouse.warehouse.clickhouse.client import ClickHouseClient
 from lakehouse.warehouse.clickhouse.layout import ClickHouseColumn, Layout, layout_of, literal, partition_value, quoted
 from lakehouse.warehouse.clickhouse.lock import HeldLock, publisher_lock
-from lakehouse.warehouse.clickhouse.rows import from_clickhouse, insert_schema, select_list, to_clickhouse
+from lakehouse.warehouse.clickhouse.rows import from_clickhouse, insert_schema, readable, select_list, to_clickhouse
 from lakehouse.warehouse.publisher import Published
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class ClickHouseWarehouse:
         """The result of a statement in memory; a table without columns for one that gives none."""
         statement = sql.strip().rstrip(";")
         batches = list(self._client.stream(statement, "running a query on the warehouse", database=self._database))
-        return pa.Table.from_batches(batches) if batches else pa.table({})
+        return readable(pa.Table.from_batches(batches)) if batches else pa.table({})
 
     def read_statistics_marker(self) -> dict[str, int]:
         """The sequence of each table (`source.table`) that the statistics were last built from; empty at first."""
