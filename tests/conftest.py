@@ -25,6 +25,16 @@ def deployment() -> Iterator[Deployment]:
         deployment.end()
 
 
+@pytest.fixture
+def own_deployment() -> Iterator[Deployment]:
+    """A deployment of one test's own, that it may break."""
+    deployment = Deployment.make()
+    try:
+        yield deployment
+    finally:
+        deployment.end()
+
+
 @pytest.fixture(scope="session")
 def servers(deployment: Deployment) -> Settings:
     """All embedded servers up; the settings that lead to them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lakehouse import services
+from lakehouse.services import ServiceStatus
+from lakehouse.services.processes import poll
 from lakehouse.settings import Settings
 
 SOURCES = {"chronochat": "postgres", "chronochat_mongo": "mongodb"}
@@ -48,6 +51,18 @@ class Deployment:
     def start(self, only: Collection[str] = ALL) -> Settings:
         """The settings that lead to the running servers `only`."""
         return services.start(self.settings, SOURCES, only=only).settings
+
+    def status(self, name: str) -> ServiceStatus:
+        """The status of one service."""
+        return next(status for status in services.status(self.settings) if status.name == name)
+
+    def kill(self, name: str) -> int:
+        """Kill a server as the system would; returns its pid."""
+        pid = self.status(name).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert poll(lambda: self.status(name).pid is None, seconds=10)
+        return pid
 
     def end(self) -> None:
         """Stop the servers, remove the home, let the guard go."""
