@@ -114,9 +114,10 @@ def _since_start(rng: Rng, place: Ints, role: Ints, wanted: Ints) -> Ints:
     gap = ((seconds + pause) * 1000).astype(np.int64) * MILLISECOND
     gap[place == 0] = 0
     gap[(place == 1) & (role == 0)] = MILLISECOND
-    summed = np.cumsum(gap)
+    summed: Ints = np.cumsum(gap)
     begin = np.cumsum(wanted) - wanted
-    return summed - np.repeat(summed[begin], wanted)
+    since: Ints = summed - np.repeat(summed[begin], wanted)
+    return since
 
 
 def _models_of(rng: Rng, world: World, users: Ints) -> Ints:
