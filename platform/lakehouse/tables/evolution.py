@@ -64,6 +64,12 @@ def evolved_fields(
     return tuple(fields.values())
 
 
+def rewrites_text(old: Sequence[FieldSpec], new: Sequence[FieldSpec]) -> bool:
+    """Whether a column widened so that equal values have another text, and every row another digest: `float32` to `float64`."""
+    before = {field.name: field.type for field in old}
+    return any("float32" in before.get(field.name, "") and before[field.name] != field.type for field in new)
+
+
 def _followed(source: str, table: Table, manifest: Manifest, known: FieldSpec, field: FieldSpec) -> FieldSpec:
     wider = wider_type(known.type, field.type)
     if wider is None:

@@ -1,16 +1,15 @@
 """One fold on the local disk: from a table's old files and its new batches to new files, checksums and changed days.
 
-Knows DuckDB and Parquet, no table format. Memory is DuckDB's (`memory_limit`, then the disk): each partition is folded by itself
-where rows cannot move between partitions, all touched ones together where they can.
+Knows DuckDB and Parquet, no table format. Partitions are folded in groups that fit into memory, as long as no row can move
+between partitions; where rows can, all touched partitions are one group, and DuckDB spills to the disk what does not fit.
 """
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
@@ -28,8 +27,15 @@ from lakehouse.tables.partitions import PartitionScheme
 FILE_BYTES = 512 << 20
 """About the largest data file that is written."""
 
-_PARTITION = "_partition"
-_STAGED = "_partition"
+MOST_WINDOWS = 8
+"""Day partitions of one group: each row is held against each window of its group, so that their cost is the product."""
+
+_FOLDER = "_folder"
+_CUT = f"partition_by ({_FOLDER}), write_partition_columns false"
+_MODULUS = "18446744073709551616::hugeint"
+
+NewRows = Mapping[int, Mapping[str, int]]
+"""For each batch, by sequence, the rows that it brings to each partition."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +44,41 @@ class NewFile:
 
     partition: str
     path: Path
+    rows: int
+
+
+@dataclass(frozen=True)
+class OldPartition:
+    """What a partition holds: bytes of its files, and how to bring them to the local disk."""
+
+    bytes: int
+    fetch: Callable[[], Sequence[Path]]
 
 
 @dataclass
 class FoldResult:
-    """What a fold changed; partitions whose rows came out equal are not in it.
+    """What a fold did.
 
-    changed: name of each changed partition with the checksum of its old and its new rows.
+    files: of the partitions whose rows changed. sums: for each folded partition the checksum of the rows that can have changed,
+    as they were and as they are. days: on which rows were added, removed or changed.
     """
 
     files: list[NewFile] = field(default_factory=list)
-    changed: dict[str, tuple[RowChecksum, RowChecksum]] = field(default_factory=dict)
+    sums: dict[str, tuple[RowChecksum, RowChecksum]] = field(default_factory=dict)
     days: set[str] = field(default_factory=set)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The partitions whose rows changed."""
+        return tuple(sorted(name for name, (old, new) in self.sums.items() if old != new))
 
 
 @dataclass(frozen=True)
 class Fold:
     """A table with its new batches, on one DuckDB connection.
 
-    schema: the columns of the result. field_ids: DuckDB's FIELD_IDS argument for them. old_files: fetches the files of old rows
-    of a partition to the local disk (called once for each partition that is folded).
+    schema: the columns of the result. field_ids: DuckDB's FIELD_IDS argument for them. old: the partitions as they are.
+    group_bytes: of Parquet files, old and new, that are folded at once. every_row: digest all rows.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -67,7 +88,9 @@ class Fold:
     field_ids: str
     batches: Sequence[LocalBatch]
     folder: Path
-    old_files: Callable[[str], Sequence[Path]]
+    old: Mapping[str, OldPartition]
+    group_bytes: int
+    every_row: bool = False
 
     @property
     def separable(self) -> bool:
@@ -75,143 +98,167 @@ class Fold:
         column = self.table.partition.column
         return self.table.mode != "upsert" or column is None or column in self.table.key
 
-    def new_partitions(self) -> dict[int, tuple[str, ...]]:
-        """For each batch, by sequence, the partitions of its rows; nothing for one that does not bring the partition column."""
+    def new_rows(self) -> dict[int, dict[str, int]]:
+        """The rows that each batch brings to each partition; none for a batch that lacks the partition column."""
         column = self.table.partition.column
-        found: dict[int, tuple[str, ...]] = {}
+        found: dict[int, dict[str, int]] = {}
         for batch in self.batches:
-            if column is not None and column not in batch.columns:
-                continue
-            query = f"select distinct {self.scheme.name_sql()} from {batch.relation(self.schema)}"
-            found[batch.sequence] = tuple(sorted(name for (name,) in self.connection.execute(query).fetchall()))
+            found[batch.sequence] = {}
+            if batch.paths and (column is None or column in batch.columns):
+                query = (
+                    f"select {self.scheme.name_sql()}, count(*) from {batch.relation(self.schema)} group by 1 having count(*) > 0"
+                )
+                found[batch.sequence] = dict(self.connection.execute(query).fetchall())
         return found
 
-    def touched_keys(self) -> None:
-        """Make the temporary table `touched_keys`: the distinct keys of all batches."""
+    def collect_keys(self) -> None:
+        """Make the temporary table `touched_keys`: the distinct keys of all batches of an upserted table."""
         key = ", ".join(quoted(name) for name in self.table.key)
         parts = " union all ".join(f"select {key} from {batch.relation(self.schema)}" for batch in self.batches)
         self.connection.execute(f"create or replace temp table touched_keys as select distinct {key} from ({parts})")
 
     def holds_touched_key(self, keys: pa.RecordBatchReader) -> bool:
         """Whether any of the rows (key columns) has a key of `touched_keys`."""
-        match = " and ".join(f"k.{quoted(name)} is not distinct from t.{quoted(name)}" for name in self.table.key)
         self.connection.register("old_keys", keys)
         try:
-            query = f"select 1 from old_keys k where exists (select 1 from touched_keys t where {match}) limit 1"
+            query = f"select 1 from old_keys as r where {self._is_touched()} limit 1"
             return self.connection.execute(query).fetchone() is not None
         finally:
             self.connection.unregister("old_keys")
 
-    def run(self, touched: Sequence[str], new: Mapping[int, tuple[str, ...]]) -> FoldResult:
-        """Fold the touched partitions."""
+    def run(self, touched: Sequence[str], new: NewRows) -> FoldResult:
+        """Fold the touched partitions; `collect_keys` comes first for an upserted table."""
         result = FoldResult()
         self.folder.mkdir(parents=True)
-        for index, (group, entries) in enumerate(self._groups(touched, new)):
+        groups = self._groups(touched, new)
+        staged: dict[int, dict[str, Path]] = {}
+        if len(groups) > 1:
+            staged = {batch.sequence: self._stage(batch, touched) for batch in self.batches if len(new[batch.sequence]) > 1}
+        for index, group in enumerate(groups):
             folder = self.folder / f"group-{index}"
-            folder.mkdir()
-            self._run_group(group, entries, folder, result)
+            entries = self._whole_entries() if len(groups) == 1 else self._entries_of(group, new, staged)
+            self._run_group(group, list(entries), folder, result)
         return result
 
-    def _groups(
-        self, touched: Sequence[str], new: Mapping[int, tuple[str, ...]]
-    ) -> Iterator[tuple[tuple[str, ...], list[FoldEntry]]]:
-        if not self.separable or len(touched) <= 1:
-            if touched:
-                yield tuple(touched), [self._entry(batch, batch.relation(self.schema)) for batch in self.batches]
-            return
-        staged = {batch.sequence: self._stage(batch) for batch in self.batches if len(new.get(batch.sequence, ())) > 1}
+    def _groups(self, touched: Sequence[str], new: NewRows) -> list[tuple[str, ...]]:
+        if not self.separable:
+            return [tuple(touched)] if touched else []
+        groups: list[list[str]] = []
+        filled = 0
         for name in touched:
-            entries = []
-            for batch in self.batches:
-                if batch.sequence in staged and name in staged[batch.sequence]:
-                    path = staged[batch.sequence][name] / "*.parquet"
-                    entries.append(self._entry(batch, f"read_parquet({literal(str(path))}, hive_partitioning = false)"))
-                elif name in new.get(batch.sequence, ()):
-                    entries.append(self._entry(batch, batch.relation(self.schema)))
-                elif self._replaces(batch, name):
-                    entries.append(self._entry(batch, batch.no_rows(self.schema)))
-            yield (name,), entries
+            weight = self._weight(name, new)
+            full = self.table.mode == "append" and groups and len(groups[-1]) >= MOST_WINDOWS
+            if not groups or full or filled + weight > self.group_bytes:
+                groups.append([])
+                filled = 0
+            groups[-1].append(name)
+            filled += weight
+        return [tuple(group) for group in groups]
 
-    def _replaces(self, batch: LocalBatch, partition: str) -> bool:
+    def _weight(self, partition: str, new: NewRows) -> int:
+        """Bytes of Parquet that a partition's fold reads, about."""
+        weight = self.old[partition].bytes if partition in self.old else 0
+        for batch in self.batches:
+            if rows := new[batch.sequence].get(partition):
+                weight += sum(file.bytes for file in batch.manifest.files) * rows // max(rows, batch.manifest.rows)
+        return weight
+
+    def _whole_entries(self) -> Iterator[FoldEntry]:
+        for batch in self.batches:
+            yield _entry(batch, batch.relation(self.schema))
+
+    def _entries_of(self, group: Sequence[str], new: NewRows, staged: Mapping[int, Mapping[str, Path]]) -> Iterator[FoldEntry]:
+        """What the batches mean to a group: the rows that they bring to it, and the windows that replace rows of it."""
+        for batch in self.batches:
+            names = [name for name in group if name in new[batch.sequence]]
+            if names and batch.sequence in staged:
+                files = ", ".join(literal(str(staged[batch.sequence][name] / "*.parquet")) for name in names)
+                yield _entry(batch, f"read_parquet([{files}], hive_partitioning = false)")
+            elif names:
+                yield _entry(batch, batch.relation(self.schema))
+            elif self._replaces(batch, group):
+                yield _entry(batch, batch.no_rows(self.schema))
+
+    def _replaces(self, batch: LocalBatch, group: Sequence[str]) -> bool:
         if self.table.mode == "append":
             window = batch.manifest.window
-            return window is None or bool(self.scheme.overlapped([partition], [window]))
+            return window is None or bool(self.scheme.overlapped(group, [window]))
         return self.table.mode == "snapshot"
 
-    def _entry(self, batch: LocalBatch, relation: str) -> FoldEntry:
-        manifest = batch.manifest
-        return FoldEntry(batch.sequence, manifest.kind, manifest.window, relation, batch.columns)
-
-    def _stage(self, batch: LocalBatch) -> dict[str, Path]:
-        """A batch cut into its partitions, so that each is read once."""
+    def _stage(self, batch: LocalBatch, touched: Sequence[str]) -> dict[str, Path]:
+        """A batch cut into its partitions, so that no group reads the rows of another."""
+        options = "format parquet, compression lz4, row_group_size 20480"
         folder = self.folder / f"staged-{batch.sequence}"
-        rows = f"select *, {self.scheme.name_sql()} as {_PARTITION} from {batch.relation(self.schema)}"
-        self.connection.execute(
-            f"copy ({rows}) to {literal(str(folder))} (format parquet, compression lz4, row_group_size 20480, "
-            f"partition_by ({_PARTITION}), write_partition_columns false)"
-        )
-        return {_partition_of(path): path for path in folder.iterdir()}
+        return self._cut(f"select * from {batch.relation(self.schema)}", touched, folder, options)
+
+    def _cut(self, query: str, partitions: Sequence[str], folder: Path, options: str) -> dict[str, Path]:
+        """Write rows into a folder for each partition, named by a digest: the name itself can be too long for a file system."""
+        rows = f"select *, md5({self.scheme.name_sql()}) as {_FOLDER} from ({query})"
+        self.connection.execute(f"copy ({rows}) to {literal(str(folder))} ({options}, {_CUT})")
+        folders = {
+            name: folder / f"{_FOLDER}={hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()}" for name in partitions
+        }
+        return {name: path for name, path in folders.items() if path.is_dir()}
 
     def _run_group(self, group: tuple[str, ...], entries: Sequence[FoldEntry], folder: Path, result: FoldResult) -> None:
-        old_paths = [path for name in group for path in self.old_files(name)]
-        old = old_rows(self.schema, old_paths)
+        old_paths = [path for name in group if name in self.old for path in self.old[name].fetch()]
+        old = stored_rows(self.schema, old_paths)
         files = self._write(group, fold_sql(self.table, self.schema, old, entries), folder)
-        new = old_rows(self.schema, [file.path for file in files])
-        changed = self._compare(group, old, new)
-        for name, sums in changed.items():
-            result.changed[name] = sums
+        new = stored_rows(self.schema, [file.path for file in files])
+        result.sums |= self._compare(group, old, new)
+        changed = set(result.changed)
         result.files += [file for file in files if file.partition in changed]
         for file in files:
             if file.partition not in changed:
                 file.path.unlink()
-        if self.table.event_time is not None and changed:
-            result.days |= self._changed_days(changed)
+        for path in old_paths:
+            path.unlink()
+        if self.table.event_time is not None and changed.intersection(group):
+            result.days |= self._changed_days()
 
     def _write(self, group: tuple[str, ...], query: str, folder: Path) -> list[NewFile]:
         options = f"format parquet, compression zstd, row_group_size 122880, field_ids {self.field_ids}"
         if len(group) == 1:
-            self.connection.execute(
-                f"copy ({query}) to {literal(str(folder))} ({options}, file_size_bytes {FILE_BYTES}, overwrite)"
-            )
-            return [NewFile(group[0], path) for path in _not_empty(folder)]
-        rows = f"select *, {self.scheme.name_sql()} as {_PARTITION} from ({query})"
-        self.connection.execute(
-            f"copy ({rows}) to {literal(str(folder))} ({options}, partition_by ({_PARTITION}), write_partition_columns false, "
-            "overwrite_or_ignore)"
-        )
-        return [NewFile(_partition_of(sub), path) for sub in sorted(folder.iterdir()) for path in _not_empty(sub)]
+            self.connection.execute(f"copy ({query}) to {literal(str(folder))} ({options}, file_size_bytes {FILE_BYTES})")
+            folders = {group[0]: folder}
+        else:
+            folders = self._cut(query, group, folder, options)
+        found = []
+        for name, place in folders.items():
+            for path in sorted(place.glob("*.parquet")):
+                if rows := pq.read_metadata(path).num_rows:
+                    found.append(NewFile(name, path, rows))
+        return found
 
     def _compare(self, group: tuple[str, ...], old: str | None, new: str | None) -> dict[str, tuple[RowChecksum, RowChecksum]]:
-        """Digest old and new rows into the temporary table `digests`; the partitions whose checksum changed."""
+        """Digest the rows that can have changed into the temporary table `digests`; their checksums by partition, old and new."""
         name = literal(group[0]) if len(group) == 1 else self.scheme.name_sql()
         day = f"{quoted(self.table.event_time)}::date" if self.table.event_time else "null::date"
-        sides = [(relation, side) for relation, side in ((old, -1), (new, 1)) if relation]
-        parts = [f"select {name} as partition, {side}::tinyint as side, {day} as day, {row_digest_sql(self.schema)} as digest "
-                 f"from {relation}" for relation, side in sides]  # fmt: skip
+        narrowed = old is not None and self.table.mode == "upsert" and not self.every_row
+        where = f" where {self._is_touched()}" if narrowed else ""
         self.connection.execute(
             "create or replace temp table digests (partition varchar, side tinyint, day date, digest ubigint)"
         )
-        for part in parts:
-            self.connection.execute(f"insert into digests {part}")
-        sums: dict[str, dict[int, RowChecksum]] = {}
-        query = (
-            "select partition, side, count(*), sum(digest::hugeint) % 18446744073709551616::hugeint from digests group by 1, 2"
-        )
+        for relation, side in ((old, -1), (new, 1)):
+            if relation is not None:
+                digests = f"select {name}, {side}, {day}, {row_digest_sql(self.schema)} from {relation} as r{where}"
+                self.connection.execute(f"insert into digests {digests}")
+        sums: dict[str, dict[int, RowChecksum]] = {partition: {} for partition in group}
+        query = f"select partition, side, count(*), sum(digest::hugeint) % {_MODULUS} from digests group by 1, 2"
         for partition, side, rows, value in self.connection.execute(query).fetchall():
-            sums.setdefault(partition, {})[side] = RowChecksum(int(rows), int(value))
-        pairs = {partition: (found.get(-1, EMPTY), found.get(1, EMPTY)) for partition, found in sums.items()}
-        return {partition: pair for partition, pair in pairs.items() if pair[0] != pair[1]}
+            sums[partition][side] = RowChecksum(int(rows), int(value))
+        return {partition: (found.get(-1, EMPTY), found.get(1, EMPTY)) for partition, found in sums.items()}
 
-    def _changed_days(self, changed: Mapping[str, object]) -> set[str]:
-        names = ", ".join(literal(name) for name in changed)
-        query = (
-            f"select distinct day::varchar from (select day, digest from digests where partition in ({names}) "
-            "and day is not null group by day, digest having sum(side) <> 0)"
-        )
-        return {day for (day,) in self.connection.execute(query).fetchall()}
+    def _changed_days(self) -> set[str]:
+        differing = "select day from digests where day is not null group by day, digest having sum(side) <> 0"
+        return {day for (day,) in self.connection.execute(f"select distinct day::varchar from ({differing})").fetchall()}
+
+    def _is_touched(self) -> str:
+        match = " and ".join(f"t.{quoted(name)} is not distinct from r.{quoted(name)}" for name in self.table.key)
+        return f"exists (select 1 from touched_keys as t where {match})"
 
 
-def old_rows(schema: pa.Schema, paths: Sequence[Path]) -> str | None:
+def stored_rows(schema: pa.Schema, paths: Sequence[Path]) -> str | None:
     """A parenthesised query for the rows of Parquet files as `schema` has them, a missing column as null; None for no files."""
     by_columns: dict[tuple[str, ...], list[Path]] = {}
     for path in paths:
@@ -229,14 +276,5 @@ def old_rows(schema: pa.Schema, paths: Sequence[Path]) -> str | None:
     return "(" + " union all ".join(parts) + ")" if parts else None
 
 
-def remove_folder(folder: Path) -> None:
-    """Free the disk; a folder that is not there is no error."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _partition_of(folder: Path) -> str:
-    return unquote(folder.name.partition("=")[2])
-
-
-def _not_empty(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.parquet")) if pq.read_metadata(path).num_rows]
+def _entry(batch: LocalBatch, relation: str) -> FoldEntry:
+    return FoldEntry(batch.sequence, batch.manifest.kind, batch.manifest.window, relation, batch.columns)

@@ -1,0 +1,88 @@
+"""Versions of an Iceberg table as the platform tells them: marker, state and schema of a snapshot."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.snapshots import Operation, Snapshot
+
+from lakehouse.errors import DamagedData, WrongUse
+from lakehouse.spec import Marker, Table
+from lakehouse.tables import marker as markers
+from lakehouse.tables.columns import arrow_schema
+from lakehouse.tables.engine import TableState, TableVersion
+from lakehouse.tables.iceberg.schema import fields_of
+
+
+def properties_of(snapshot: Snapshot) -> dict[str, str]:
+    return dict(snapshot.summary.additional_properties) if snapshot.summary else {}
+
+
+def marker_at(source: str, table: Table, handle: IcebergTable, snapshot: Snapshot) -> Marker:
+    """The marker of a snapshot; a compaction by another tool has its parent's, for it changes no rows."""
+    at: Snapshot | None = snapshot
+    while at is not None:
+        if found := markers.marker_of(properties_of(at)):
+            return found
+        if at.summary is None or at.summary.operation != Operation.REPLACE or at.parent_snapshot_id is None:
+            break
+        at = handle.snapshot_by_id(at.parent_snapshot_id)
+    raise DamagedData(
+        f"reading the marker of {source}.{table.name}, version {snapshot.snapshot_id}",
+        value="a commit without one",
+        allowed="commits by this platform, and rewrites that change no rows",
+        remedy=f"Another tool wrote to the table: roll back to a version of ours (`lakehouse rollback {source}.{table.name}`).",
+    )
+
+
+def snapshot_of(source: str, table: Table, handle: IcebergTable, version: int | None) -> Snapshot:
+    snapshot = handle.current_snapshot() if version is None else handle.snapshot_by_id(version)
+    if snapshot is None:
+        raise WrongUse(
+            f"reading {source}.{table.name} at a version",
+            value=version,
+            allowed=", ".join(str(known.snapshot_id) for known in handle.metadata.snapshots[-10:]),
+            remedy=f"See `lakehouse show {source}.{table.name}` for the versions that can still be read.",
+        )
+    return snapshot
+
+
+def snapshot_at_sequence(handle: IcebergTable, sequence: int) -> Snapshot | None:
+    found = [
+        snapshot
+        for snapshot in handle.metadata.snapshots
+        if (marker := markers.marker_of(properties_of(snapshot))) is not None and marker.sequence == sequence
+    ]
+    return max(found, key=lambda snapshot: snapshot.sequence_number or 0) if found else None
+
+
+def schema_at(handle: IcebergTable, snapshot: Snapshot) -> pa.Schema:
+    schema = handle.schemas().get(snapshot.schema_id, handle.schema()) if snapshot.schema_id is not None else handle.schema()
+    return arrow_schema(fields_of(schema, handle.properties))
+
+
+def version_of(source: str, table: Table, handle: IcebergTable, snapshot: Snapshot) -> TableVersion:
+    properties = properties_of(snapshot)
+    return TableVersion(
+        version=snapshot.snapshot_id,
+        parent=snapshot.parent_snapshot_id,
+        committed_at=datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC),
+        operation=snapshot.summary.operation.value if snapshot.summary else "",
+        marker=marker_at(source, table, handle, snapshot),
+        changed_days=markers.days_of_ranges(properties.get(markers.CHANGED_DAYS, "")),
+        partitions=markers.partitions_of(properties) or (),
+    )
+
+
+def state_of(source: str, table: Table, handle: IcebergTable) -> TableState:
+    snapshot = handle.current_snapshot()
+    assert snapshot is not None
+    properties = properties_of(snapshot)
+    return TableState(
+        current=version_of(source, table, handle, snapshot),
+        schema=arrow_schema(fields_of(handle.schema(), handle.properties)),
+        files=int(properties.get("total-data-files", 0)),
+        bytes=int(properties.get("total-files-size", 0)),
+    )
