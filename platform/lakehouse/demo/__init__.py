@@ -2,5 +2,6 @@
 
 from lakehouse.demo.loading import load
 from lakehouse.demo.report import Changes, Loading, LoadReport, TickReport
+from lakehouse.demo.ticking import tick
 
-__all__ = ["Changes", "LoadReport", "Loading", "TickReport", "load"]
+__all__ = ["Changes", "LoadReport", "Loading", "TickReport", "load", "tick"]

@@ -25,21 +25,13 @@ _LONG_SHARE = 0.002
 
 
 @dataclass(frozen=True)
-class Chats:
-    """Conversations and their messages as vectors; times in microseconds, whole milliseconds as BSON has them.
+class Messages:
+    """Messages as vectors, in the order of time; times in microseconds, whole milliseconds as BSON has them.
 
-    Of each conversation: users, conversation_created, conversation_updated, archived, counts, conversation_tokens, ids (object
-    ids of 12 bytes), names. Of each message, in the order of time: conversation (its number), created, role (in ROLES),
-    model (in OFFERED, or one more for none), first and length (its text as a run of the ribbon's sentences), tokens.
+    conversation: place in `names`. role: in ROLES. model: in OFFERED, or one more for none. first and length: the text, as a run
+    of the ribbon's sentences. ids: object ids, 12 bytes each.
     """
 
-    users: Ints
-    conversation_created: Ints
-    conversation_updated: Ints
-    archived: Flags
-    counts: Ints
-    conversation_tokens: Ints
-    ids: Bytes
     names: list[str]
     conversation: Ints
     created: Ints
@@ -48,18 +40,22 @@ class Chats:
     first: Ints
     length: Ints
     tokens: Ints
-    message_ids: Bytes
+    ids: Bytes
 
 
 @dataclass(frozen=True)
-class Lines:
-    """What is said, without by whom: one entry for each message, see Chats."""
+class Chats:
+    """Conversations as vectors, in the order in which they began, and their messages; times as in Messages."""
 
-    role: Ints
-    model: Ints
-    first: Ints
-    length: Ints
+    users: Ints
+    created: Ints
+    updated: Ints
+    archived: Flags
+    counts: Ints
     tokens: Ints
+    names: list[str]
+    ids: Bytes
+    messages: Messages
 
 
 def plan_chats(rng: Rng, world: World, users: Ints, us: Ints, end: int) -> Chats:
@@ -72,16 +68,11 @@ def plan_chats(rng: Rng, world: World, users: Ints, us: Ints, end: int) -> Chats
     turn = place - has_system
     role = np.where(turn < 0, 2, turn % 2)
     created = begun[conversation] + _since_start(rng, place, role, wanted)
-    said = _lines(rng, role, _models_of(rng, world, users)[conversation], len(conversation))
     kept = created < end
-    order = np.argsort(created[kept], kind="stable")
-
-    def of_message(values: Ints) -> Ints:
-        ordered: Ints = values[kept][order]
-        return ordered
-
-    conversation, created = of_message(conversation), of_message(created)
-    tokens = of_message(said.tokens)
+    order = np.flatnonzero(kept)[np.argsort(created[kept], kind="stable")]
+    conversation, role, created = conversation[order], role[order], created[order]
+    names = [f"conv_{raw.tobytes().hex()}" for raw in random_bytes(rng, len(us), 8)]
+    messages = say(rng, names, conversation, created, role, models_of(rng, world, users)[conversation])
     last = np.zeros(len(us), dtype=np.int64)
     np.maximum.at(last, conversation, created)
     archived = rng.random(len(us)) < 0.04
@@ -89,21 +80,14 @@ def plan_chats(rng: Rng, world: World, users: Ints, us: Ints, end: int) -> Chats
     archived &= tidied < end
     return Chats(
         users=users,
-        conversation_created=begun,
-        conversation_updated=np.where(archived, tidied, last),
+        created=begun,
+        updated=np.where(archived, tidied, last),
         archived=archived,
         counts=np.bincount(conversation, minlength=len(us)),
-        conversation_tokens=np.bincount(conversation, tokens, minlength=len(us)).astype(np.int64),
+        tokens=np.bincount(conversation, messages.tokens, minlength=len(us)).astype(np.int64),
+        names=names,
         ids=object_ids(rng, begun),
-        names=[f"conv_{raw.tobytes().hex()}" for raw in random_bytes(rng, len(us), 8)],
-        conversation=conversation,
-        created=created,
-        role=of_message(role),
-        model=of_message(said.model),
-        first=of_message(said.first),
-        length=of_message(said.length),
-        tokens=tokens,
-        message_ids=object_ids(rng, created),
+        messages=messages,
     )
 
 
@@ -120,7 +104,7 @@ def _since_start(rng: Rng, place: Ints, role: Ints, wanted: Ints) -> Ints:
     return since
 
 
-def _models_of(rng: Rng, world: World, users: Ints) -> Ints:
+def models_of(rng: Rng, world: World, users: Ints) -> Ints:
     """The model of each conversation, mostly of the provider that its user prefers."""
     openai = world.prefers_openai[users] ^ (rng.random(len(users)) < 0.12)
     gemini_models, openai_models = len(MODELS["gemini"]), len(MODELS["openai"])
@@ -129,15 +113,25 @@ def _models_of(rng: Rng, world: World, users: Ints) -> Ints:
     return np.where(openai, of_openai, of_gemini).astype(np.int64)
 
 
-def _lines(rng: Rng, role: Ints, model: Ints, rows: int) -> Lines:
+def say(rng: Rng, names: list[str], conversation: Ints, created: Ints, role: Ints, model: Ints) -> Messages:
+    """Messages with something in them: answers longer than questions, and a few very long."""
+    rows = len(created)
     length = np.where(role == 1, rng.integers(2, 9, rows), rng.integers(1, 4, rows))
-    long = rng.random(rows) < _LONG_SHARE
-    length = np.where(long, rng.integers(60, 600, rows), length)
+    length = np.where(rng.random(rows) < _LONG_SHARE, rng.integers(60, 600, rows), length)
     first = rng.integers(0, ribbon().sentences - 1, rows)
     begin, end = ribbon().spans(first, length)
-    tokens = np.maximum((end - begin) * 10 // 37, 1)
     unknown = (role == 2) | (rng.random(rows) < 0.002)
-    return Lines(role, np.where(unknown, _NO_MODEL, model), first, length, tokens)
+    return Messages(
+        names=names,
+        conversation=conversation,
+        created=created,
+        role=role,
+        model=np.where(unknown, _NO_MODEL, model),
+        first=first,
+        length=length,
+        tokens=np.maximum((end - begin) * 10 // 37, 1),
+        ids=object_ids(rng, created),
+    )
 
 
 def all_chats(world: World) -> Chats:
@@ -174,8 +168,8 @@ def conversation_documents(rng: Rng, world: World, chats: Chats) -> Iterator[Raw
     text = ribbon().runs(rng.integers(0, ribbon().sentences - 1, rows), np.ones(rows, dtype=np.int64))
     summaries = ribbon().runs(rng.integers(0, ribbon().sentences - 9, rows), rng.integers(1, 8, rows))
     clerk_ids = world.clerk_ids.take(chats.users).to_pylist()
-    created, updated = datetimes(chats.conversation_created), datetimes(chats.conversation_updated)
-    counts, tokens, archived = chats.counts.tolist(), chats.conversation_tokens.tolist(), chats.archived.tolist()
+    created, updated = datetimes(chats.created), datetimes(chats.updated)
+    counts, tokens, archived = chats.counts.tolist(), chats.tokens.tolist(), chats.archived.tolist()
     shape = rng.integers(0, 1000, rows).tolist()
     for n in range(rows):
         kind = shape[n]
@@ -211,19 +205,19 @@ def conversation_metadata(kind: int) -> dict[str, Any]:
     return {"imported": True, "from": {"app": "旧アプリ", "ids": [kind, str(kind), {"legacy": kind}]}, "score": kind}
 
 
-def message_documents(rng: Rng, chats: Chats, low: int, high: int) -> list[RawBSONDocument]:
+def message_documents(rng: Rng, messages: Messages, low: int, high: int) -> list[RawBSONDocument]:
     """Documents of messages number `low` to `high`."""
     part = slice(low, high)
-    content = ribbon().runs(chats.first[part], chats.length[part])
-    created = datetimes(chats.created[part])
+    content = ribbon().runs(messages.first[part], messages.length[part])
+    created = datetimes(messages.created[part])
     shape = rng.integers(0, 1000, len(content)).tolist()
-    names, ids = chats.names, chats.message_ids[part].tobytes()
+    names, ids = messages.names, messages.ids[part].tobytes()
     found = []
     columns = zip(
-        chats.conversation[part].tolist(),
-        chats.role[part].tolist(),
-        chats.model[part].tolist(),
-        chats.tokens[part].tolist(),
+        messages.conversation[part].tolist(),
+        messages.role[part].tolist(),
+        messages.model[part].tolist(),
+        messages.tokens[part].tolist(),
         shape,
         strict=True,
     )

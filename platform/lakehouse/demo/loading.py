@@ -129,7 +129,7 @@ def _load_postgres(connection: databases.Connection, world: World, chats: docume
 def _load_mongo(database: databases.MongoDatabase, world: World, chats: documents.Chats, tell: OnEvent) -> dict[str, int]:
     """Collections, indexes and documents, between two marks: one that they are ours and unfinished, one that they are whole."""
     databases.remember_in_mongo(database, Memory(world.plan, {}, complete=False, ticks=0, late_ticks=0))
-    rows = {"conversations": len(chats.users), "messages": len(chats.created)}
+    rows = {"conversations": len(chats.users), "messages": len(chats.messages.created)}
     for name in rows:
         database.drop_collection(name)
     found = documents.conversation_documents(stream(world.plan.seed, "conversation_documents"), world, chats)
@@ -141,7 +141,7 @@ def _load_mongo(database: databases.MongoDatabase, world: World, chats: document
     for low in range(0, rows["messages"], _DOCUMENTS):
         high = min(low + _DOCUMENTS, rows["messages"])
         rng = stream(world.plan.seed, "message_documents", low)
-        database["messages"].insert_many(documents.message_documents(rng, chats, low, high), ordered=False)
+        database["messages"].insert_many(documents.message_documents(rng, chats.messages, low, high), ordered=False)
         tell(Loading("messages", high, rows["messages"]))
     _index(database, "conversations", ("created_at", "updated_at", "conversation_id"))
     _index(database, "messages", ("created_at",))

@@ -300,19 +300,20 @@ def all_preferences(world: World) -> pa.Table:
 def all_usage(world: World, chats: Chats) -> pa.Table:
     """Rows of `user_usage_stats` of the whole plan: counters of the generated messages, over a history before them."""
     rng = stream(world.plan.seed, "usage")
-    owners = chats.users[chats.conversation]
+    said = chats.messages
+    owners = chats.users[said.conversation]
     total_messages = rng.geometric(0.02, world.plan.users).astype(np.int64)
     total_messages[world.created >= world.day_start(0)] = 0
     total_tokens = total_messages * rng.integers(60, 200, world.plan.users)
     total_conversations = total_messages // 9
     parts = []
     for month, (low, high) in _months(world).items():
-        inside = (chats.created >= low) & (chats.created < high)
-        begun = (chats.conversation_created >= low) & (chats.conversation_created < high)
+        inside = (said.created >= low) & (said.created < high)
+        begun = (chats.created >= low) & (chats.created < high)
         messages = np.bincount(owners[inside], minlength=world.plan.users)
-        tokens_used = np.bincount(owners[inside], chats.tokens[inside], minlength=world.plan.users).astype(np.int64)
+        tokens_used = np.bincount(owners[inside], said.tokens[inside], minlength=world.plan.users).astype(np.int64)
         last = np.zeros(world.plan.users, dtype=np.int64)
-        np.maximum.at(last, owners[inside], chats.created[inside])
+        np.maximum.at(last, owners[inside], said.created[inside])
         if high <= world.day_start(0):
             messages, tokens_used = total_messages, total_tokens
         else:
