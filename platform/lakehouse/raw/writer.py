@@ -87,20 +87,22 @@ def _write_file(
     summing: ThreadPoolExecutor,
 ) -> tuple[int, pa.Table | None]:
     rows = 0
-    following: pa.Table | None = group
     plain = schema.with_metadata({BATCH_ID_KEY: batch_id})
     with pq.ParquetWriter(path, plain, compression="zstd", compression_level=1, write_statistics=True) as writer:
-        while following is not None and path.stat().st_size < FILE_BYTES:
-            summed = summing.submit(_checksum, following)
+        while True:
+            summed = summing.submit(_checksum, group)
             try:
-                writer.write_table(following.cast(plain), row_group_size=GROUP_ROWS)
+                writer.write_table(group.cast(plain), row_group_size=GROUP_ROWS)
             except (pa.ArrowInvalid, ValueError) as error:
                 raise _refused(batch_id, error) from error
             digest.checksum = digest.checksum + summed.result()
             if digest.sample.num_rows < SAMPLE_ROWS:
-                digest.sample = pa.concat_tables([digest.sample, following]).slice(0, SAMPLE_ROWS)
-            rows += following.num_rows
+                digest.sample = pa.concat_tables([digest.sample, group]).slice(0, SAMPLE_ROWS)
+            rows += group.num_rows
             following = next(groups, None)
+            if following is None or path.stat().st_size >= FILE_BYTES:
+                break
+            group = following
     return rows, following
 
 
