@@ -15,7 +15,7 @@ from lakehouse.rows.duck import quoted
 from lakehouse.sources.postgres.catalog import Relation, find_relation
 from lakehouse.sources.postgres.columns import ReadColumn, beyond_years, read_columns
 from lakehouse.sources.postgres.connect import Connection, connect, connection_string, read_error
-from lakehouse.sources.postgres.scan import RefusedValue, Scan, SnapshotScanner, batch_rows, page_ranges
+from lakehouse.sources.postgres.scan import RefusedValue, Scan, SnapshotScanner, page_ranges
 from lakehouse.sources.postgres.snapshot import ExportedSnapshot, exported_snapshot, joined
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Position, Source, Table, Window
@@ -128,14 +128,14 @@ class PostgresSnapshot:
             conditions = page_ranges(relation.pages) if relation.is_heap else ("true",)
         else:
             conditions = (self._window(table, window),)
-        return self._scan(table, Scan(relation.sql, columns, conditions, batch_rows(relation.row_bytes)))
+        return self._scan(table, Scan(relation.sql, columns, conditions))
 
     def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
         """The key columns of every row."""
         relation = self._reader.relation(table)
         by_name = {column.field.name: column for column in read_columns(relation, self._reader.name, table)}
         conditions = page_ranges(relation.pages) if relation.is_heap else ("true",)
-        return self._scan(table, Scan(relation.sql, tuple(by_name[name] for name in table.key), conditions, batch_rows(0)))
+        return self._scan(table, Scan(relation.sql, tuple(by_name[name] for name in table.key), conditions))
 
     def _scan(self, table: Table, scan: Scan) -> Iterator[pa.RecordBatch]:
         tried = self._tried(table)

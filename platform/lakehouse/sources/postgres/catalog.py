@@ -36,7 +36,7 @@ class Relation:
     """One table, partitioned table, view or foreign table.
 
     kind: `pg_class.relkind`. unique_keys: the columns of each unique index that identifies rows, the primary key first.
-    pages: of 8 KiB in its own heap, 0 where it has none. row_bytes: mean size of a row by the planner's statistics.
+    pages: blocks of its own heap, 0 where it has none.
     """
 
     schema: str
@@ -47,7 +47,6 @@ class Relation:
     unique_keys: tuple[tuple[str, ...], ...]
     is_heap: bool
     pages: int
-    row_bytes: int
 
     @property
     def sql(self) -> str:
@@ -58,8 +57,7 @@ class Relation:
 _FIND: LiteralString = """
 select c.oid, n.nspname, c.relname, c.relkind::text, coalesce(obj_description(c.oid, 'pg_class'), ''),
   coalesce(a.amname = 'heap', false),
-  case when c.relkind in ('r', 'm') then pg_relation_size(c.oid) / current_setting('block_size')::int else 0 end,
-  case when c.relkind in ('r', 'm') and c.reltuples > 0 then (pg_table_size(c.oid) / c.reltuples)::bigint else 0 end
+  case when c.relkind in ('r', 'm') then pg_relation_size(c.oid) / current_setting('block_size')::int else 0 end
 from pg_class c join pg_namespace n on n.oid = c.relnamespace left join pg_am a on a.oid = c.relam
 where c.oid = to_regclass(%s)::oid and c.relkind in ('r', 'p', 'v', 'm', 'f')
 """
@@ -117,7 +115,7 @@ def find_relation(connection: Connection, source: str, table: Table) -> Relation
             allowed=", ".join(there) or "nothing: the database has no tables",
             remedy="Correct the table's name, or give relation='schema.table' as the source spells it.",
         )
-    oid, schema_name, relation_name, kind, comment, is_heap, pages, row_bytes = row
+    oid, schema_name, relation_name, kind, comment, is_heap, pages = row
     columns = tuple(CatalogColumn(*column) for column in connection.execute(_COLUMNS, {"oid": oid}).fetchall())
     keys = tuple(tuple(found) for (found,) in connection.execute(_KEYS, (oid,)).fetchall())
-    return Relation(schema_name, relation_name, kind, comment, columns, keys, is_heap, int(pages), int(row_bytes))
+    return Relation(schema_name, relation_name, kind, comment, columns, keys, is_heap, int(pages))

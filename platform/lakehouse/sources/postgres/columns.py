@@ -7,7 +7,7 @@
 | numeric without precision or beyond 38 digits | string, the exact text |
 | timestamptz; timestamp (read as UTC); date | timestamp; timestamp; date; years 1 to 9999, the rest is refused |
 | json, jsonb; bytea | json; binary |
-| one-dimensional arrays, counted from 1, of the simple types above | list<T>; other shapes are refused |
+| one-dimensional arrays, counted from 1, of all these but bytea, or of text, uuid, inet | list<T>; other shapes are refused |
 | everything else (text, uuid, enum, inet, interval, ranges, composites, ...) | string, the text form |
 
 A declared column may ask for another type that holds every value (`string` always does) or for one whose misfits are refused.
@@ -103,7 +103,7 @@ def _element_type(column: CatalogColumn) -> str | None:
         return _numeric_type(column.modifier)
     if column.element in _TEXT:
         return "string"
-    return _SIMPLE.get(column.element or "")
+    return None if column.element == "bytea" else _SIMPLE.get(column.element or "")
 
 
 def _numeric_type(modifier: int) -> str | None:

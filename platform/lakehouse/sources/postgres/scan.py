@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -29,8 +29,10 @@ _FIRST_MICROSECOND = -62135596800_000_000
 _LAST_MICROSECOND = 253402300799_999_999
 _FIRST_DAY, _LAST_DAY = -719162, 2932896
 _BATCH_BYTES = 16 * 2**20
-_MAX_BATCH_ROWS = 65_536
-_MIN_BATCH_ROWS = 2_048
+_BATCH_ROWS = 65_536
+_VECTOR_ROWS = 2_048
+"""What DuckDB makes at a time; rows may be of any size, so these are gathered up to the bounds of a batch."""
+
 _PAGES_PER_RANGE = 4_096
 
 
@@ -40,12 +42,11 @@ class RefusedValue(Exception):
 
 @dataclass(frozen=True)
 class Scan:
-    """What to read: the relation's SQL name, columns, conditions (each one query, together all rows once), rows of a batch."""
+    """What to read: the relation's SQL name, the columns, and conditions, each one query, together all rows once."""
 
     relation: str
     columns: tuple[ReadColumn, ...]
     conditions: tuple[str, ...]
-    batch_rows: int
 
     @property
     def schema(self) -> pa.Schema:
@@ -59,11 +60,6 @@ class Scan:
         if flags:
             values.append(f"coalesce({' or '.join(flags)}, false) as {REFUSED}")
         return f"select {', '.join(values)} from {self.relation} where {condition}"
-
-
-def batch_rows(row_bytes: int) -> int:
-    """Rows of a batch of about 16 MB, for rows of that size."""
-    return max(_MIN_BATCH_ROWS, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1)))
 
 
 def page_ranges(pages: int) -> tuple[str, ...]:
@@ -115,9 +111,8 @@ class SnapshotScanner:
             join = f"set transaction snapshot {literal(self._snapshot)}"
             cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
             query = f"from postgres_query('source', {literal(scan.query(condition))})"
-            for batch in cursor.execute(query).to_arrow_reader(scan.batch_rows):
-                if batch.num_rows:
-                    yield conform(batch, scan.columns)
+            for batch in gathered(cursor.execute(query).to_arrow_reader(_VECTOR_ROWS)):
+                yield conform(batch, scan.columns)
         finally:
             # Without this rollback DuckDB sends one from a destructor, where a lost connection ends the whole process.
             with suppress(duckdb.Error):
@@ -132,6 +127,21 @@ class SnapshotScanner:
                 database.execute(f"attach {literal(self._conninfo)} as source (type postgres, read_only)")
                 self._database = database
             return self._database.cursor()
+
+
+def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of at most 65,536 rows, and of 16 MB where one of DuckDB's is not already larger."""
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if waiting and (rows + batch.num_rows > _BATCH_ROWS or size + batch.nbytes > _BATCH_BYTES):
+            yield pa.concat_batches(waiting)
+            waiting, rows, size = [], 0, 0
+        if batch.num_rows:
+            waiting.append(batch)
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def conform(batch: pa.RecordBatch, columns: Sequence[ReadColumn]) -> pa.RecordBatch:
