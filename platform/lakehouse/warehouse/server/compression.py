@@ -97,11 +97,36 @@ def _brotli() -> Callable[[bytes], bytes]:
     return cast(Callable[[bytes], bytes], brotli.Decompressor().process)
 
 
+class _Checked(io.RawIOBase):
+    """A compressed stream whose damage is one of ClickHouse's errors, whatever its library raises."""
+
+    def __init__(self, inner: io.RawIOBase, encoding: str) -> None:
+        self._inner = inner
+        self._encoding = encoding
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: memoryview) -> int:  # type: ignore[override]
+        import zstandard
+
+        try:
+            data = self._inner.read(len(target)) or b""
+        except ConnectionError:
+            raise
+        except (OSError, EOFError, RuntimeError, ValueError, zlib.error, zstandard.ZstdError) as error:
+            raise EngineError(354, f"Cannot read the body as {self._encoding}: {error}", "ZLIB_INFLATE_FAILED") from error
+        target[: len(data)] = data
+        return len(data)
+
+
 def decompressed(raw: io.RawIOBase, encoding: str) -> io.RawIOBase:
-    """`raw` as it was before `encoding`; EngineError for an encoding that is not known here."""
+    """`raw` as it was before `encoding`; EngineError for an encoding that is not known here, or bytes that are not in it."""
     encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return raw
+    return raw if encoding in ("", "identity") else _Checked(_decompressing(raw, encoding), encoding)
+
+
+def _decompressing(raw: io.RawIOBase, encoding: str) -> io.RawIOBase:
     if encoding in ("gzip", "x-gzip"):
         import gzip
 

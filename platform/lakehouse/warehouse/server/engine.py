@@ -40,11 +40,14 @@ class Counts:
 
 
 class Connection:
-    """One connection of the engine: settings, current database and temporary tables live here. Used by one thread at a time."""
+    """One connection of the engine: settings, current database and temporary tables live here. Used by one thread at a time.
+
+    home: the database of requests that name none; a USE statement changes it.
+    """
 
     def __init__(self, native: Any) -> None:
         self._native = native
-        self.database = "default"
+        self._database = self.home = "default"
 
     def close(self) -> None:
         """Free it; temporary tables go with it."""
@@ -89,9 +92,13 @@ class Connection:
 
     def use(self, database: str) -> None:
         """Change the current database."""
-        if database != self.database:
+        if database != self._database:
             self.run(f"USE {identifier(database)}")
-            self.database = database
+            self._database = database
+
+    def settle(self) -> None:
+        """Make the database that a USE statement chose the home."""
+        self._database = self.home = self.run("SELECT currentDatabase()", "TabSeparatedRaw")[0].decode().rstrip("\n")
 
     def set(self, settings: Mapping[str, str]) -> None:
         """Change settings of this connection; EngineError 115 for one that does not exist."""

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import hmac
-import json
-import os
+import re
 import secrets
 import socket
+import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import Any
 
-from lakehouse.warehouse.server.compression import Compressor, compressor, response_encoding
-from lakehouse.warehouse.server.engine import Connection, Counts, Engine, identifier, widen
+from lakehouse.warehouse.server.engine import Connection, Counts, Engine, identifier, literal
 from lakehouse.warehouse.server.failures import EngineError
+from lakehouse.warehouse.server.reply import Reply, content_type
 from lakehouse.warehouse.server.requests import BodyStream, Request, credentials, parameters_of, read_request
+from lakehouse.warehouse.server.running import PIPE, Answer, Running
 from lakehouse.warehouse.server.sessions import DEFAULT_TIMEOUT, Sessions
 from lakehouse.warehouse.server.statements import Statement
 
 _SPOOL = 16 << 20
 """Bytes of a result that waits for its end in memory; the rest goes to a temporary file."""
-_PIPE = 1 << 20
+_MARK = "log_comment"
+"""The setting by which a running statement is found again: the engine gives each a query_id of its own."""
 _NO_DATABASE = ("", "__default__")
+_WATCH = 1.0
+"""Seconds between looks at a client that waits, and the least between two progress headers."""
 
 
 class Server(ThreadingHTTPServer):
@@ -39,84 +43,28 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], engine: Engine, user: str, password: str) -> None:
         self.engine = engine
         self.sessions = Sessions(engine)
-        self.user = user
-        self.password = password
+        self._user = user
+        self._password = password
         super().__init__(address, Handler)
 
     def admits(self, given: tuple[str, str] | None) -> bool:
-        """Whether user and password are right; without a password set, `default` needs none."""
+        """Whether user and password are right; nothing given means `default` without a password."""
         user, password = given or ("default", "")
-        return hmac.compare_digest(user.encode(), self.user.encode()) & hmac.compare_digest(
-            password.encode(), self.password.encode()
-        )
+        right_user = hmac.compare_digest(user.encode(), self._user.encode())
+        return hmac.compare_digest(password.encode(), self._password.encode()) and right_user
+
+    def cancel(self, mark: str) -> None:
+        """End the statements that carry `mark`, wherever they are."""
+        connection = self.engine.connect()
+        try:
+            connection.run(f"KILL QUERY WHERE Settings['{_MARK}'] = {literal(mark)} ASYNC", "Null")
+        finally:
+            connection.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news; anything else is logged by the base class."""
-        import sys
-
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
-
-
-@dataclass
-class Answer:
-    """What is left to say once a statement was run: its counts, or the error it ended with."""
-
-    counts: Counts
-    error: EngineError | None
-    seconds: float
-
-    def summary(self) -> str:
-        """The value of X-ClickHouse-Summary."""
-        counts = self.counts
-        values = {
-            "read_rows": counts.read_rows,
-            "read_bytes": counts.read_bytes,
-            "written_rows": counts.written_rows,
-            "written_bytes": counts.written_bytes,
-            "total_rows_to_read": counts.read_rows,
-            "result_rows": counts.result_rows,
-            "result_bytes": counts.result_bytes,
-            "elapsed_ns": int(self.seconds * 1e9),
-        }
-        return json.dumps({name: str(value) for name, value in values.items()})
-
-
-class Running:
-    """A statement that runs in a thread of its own and writes its result into a pipe."""
-
-    def __init__(self, work: Callable[[int], Counts]) -> None:
-        self._reader, self._writer = os.pipe()
-        self._ended = False
-        widen(self._writer)
-        self._work = work
-        self._begun = monotonic()
-        self.answer = Answer(Counts(), None, 0.0)
-        self._thread = threading.Thread(target=self._run, name="statement", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.answer.counts = self._work(self._writer)
-        except EngineError as error:
-            self.answer.error = error
-        finally:
-            self.answer.seconds = monotonic() - self._begun
-            os.close(self._writer)
-
-    def chunks(self) -> Iterator[bytes]:
-        """The result, as it comes."""
-        while chunk := os.read(self._reader, _PIPE):
-            yield chunk
-
-    def end(self) -> Answer:
-        """Stop reading and wait for the statement to end; one that still writes fails at its next write. May be called again."""
-        if not self._ended:
-            # Once only: the number belongs to another thread's file as soon as it is free.
-            self._ended = True
-            os.close(self._reader)
-        self._thread.join()
-        return self.answer
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -124,8 +72,6 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
-    server_version = "ClickHouse"
-    sys_version = ""
     wbufsize = 1 << 16
     disable_nagle_algorithm = True
 
@@ -144,70 +90,83 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are not logged: addresses can hold passwords."""
 
+    def version_string(self) -> str:
+        """The Server header."""
+        return "ClickHouse"
+
     def _serve(self, *, read_only: bool) -> None:
         path = self.path.partition("?")[0]
         body = BodyStream(self.rfile, self.headers)
         parameters = parameters_of(self.path)
+        common = {
+            "X-ClickHouse-Server-Display-Name": socket.gethostname(),
+            "X-ClickHouse-Timezone": self.server.engine.timezone,
+        }
+        reply = Reply(self, common)
         try:
             if path in ("/ping", "/replicas_status"):
-                self._send_plain(200, b"Ok.\n" if path == "/ping" else b"")
+                reply.whole(200, {"Content-Type": "text/html; charset=UTF-8"}, b"Ok.\n")
             elif path not in ("", "/"):
-                self._send_plain(404, f"There is no handler {path}\n".encode())
+                reply.whole(404, {"Content-Type": "text/plain; charset=UTF-8"}, f"There is no handler {path}\n".encode())
             elif not self.server.admits(credentials(self.headers, parameters)):
-                body.drain()
-                self._refuse(credentials(self.headers, parameters))
+                self._refuse(reply, credentials(self.headers, parameters), body)
             elif read_only and "query" not in parameters:
-                self._send_plain(200, b"Ok.\n")
+                reply.whole(200, {"Content-Type": "text/html; charset=UTF-8"}, b"Ok.\n")
             else:
-                self._answer(parameters, body, read_only)
+                self._answer(reply, parameters, body, read_only)
         except EngineError as error:
             body.drain()
-            self._send_error(error)
+            reply.error(error, self.server.engine.version)
         body.drain()
 
-    def _answer(self, parameters: dict[str, str], body: BodyStream, read_only: bool) -> None:
+    def _refuse(self, reply: Reply, given: tuple[str, str] | None, body: BodyStream) -> None:
+        body.drain()
+        user = given[0] if given else "default"
+        message = f"{user}: Authentication failed: password is incorrect, or there is no user with such name"
+        error = EngineError(516, message, "AUTHENTICATION_FAILED")
+        reply.error(error, self.server.engine.version, status=403 if given else 401)
+
+    def _answer(self, reply: Reply, parameters: dict[str, str], body: BodyStream, read_only: bool) -> None:
         request = read_request(parameters, self.headers, body)
-        with self._connection(request, read_only) as connection:
-            if request.statement.kind == "result":
-                self._send_result(request, connection)
+        # As a setting of a connection that lives on, `readonly` could not be taken back.
+        if (request.option("readonly", "0") != "0" or read_only) and request.statement.kind != "result":
+            raise EngineError(164, "Cannot execute query in readonly mode", "READONLY")
+        mark = str(uuid.uuid4()) if request.option("query_id") == "" else request.query_id
+        with self._connection(request, mark) as connection:
+            if request.statement.kind == "insert":
+                self._insert(reply, request, connection)
+            elif request.statement.kind == "result":
+                self._send_result(reply, request, connection, mark)
             else:
-                self._send_done(request, connection)
+                self._command(reply, request, connection, mark)
         if request.flag("close_session") and request.option("session_id"):
             self.server.sessions.end(request.option("session_id"))
 
     @contextmanager
-    def _connection(self, request: Request, read_only: bool) -> Iterator[Connection]:
+    def _connection(self, request: Request, mark: str) -> Iterator[Connection]:
         """The session's connection or one for this request alone, with database, settings and external tables in place."""
-        settings = request.settings
-        # As a setting of the connection `readonly` could not be taken back.
-        if (settings.pop("readonly", "0") != "0" or read_only) and request.statement.kind != "result":
-            raise EngineError(164, "Cannot execute query in readonly mode", "READONLY")
-        database = request.option("database")
-        if request.option("session_id"):
+        settings = {_MARK: mark, **request.settings}
+        settings.pop("readonly", None)
+        name = request.option("session_id")
+        if name:
             timeout = float(request.option("session_timeout") or DEFAULT_TIMEOUT)
-            with self.server.sessions.use(
-                request.option("session_id"), timeout=timeout, check=request.flag("session_check")
-            ) as session:
-                if request.statement.first == "SET":
-                    settings = {}
-                session.prepare(settings)
-                with self._surroundings(request, session.connection, database):
+            with self.server.sessions.use(name, timeout=timeout, check=request.flag("session_check")) as session:
+                session.prepare({} if request.statement.first == "SET" else settings)
+                with self._surroundings(request, session.connection):
                     yield session.connection
-                if request.statement.first == "USE":
-                    session.connection.database = ""
             return
         connection = self.server.engine.connect()
         try:
             connection.set(settings)
-            with self._surroundings(request, connection, database):
+            with self._surroundings(request, connection):
                 yield connection
         finally:
             connection.close()
 
     @contextmanager
-    def _surroundings(self, request: Request, connection: Connection, database: str) -> Iterator[None]:
-        if database not in _NO_DATABASE:
-            connection.use(database)
+    def _surroundings(self, request: Request, connection: Connection) -> Iterator[None]:
+        given = request.option("database")
+        connection.use(connection.home if given in _NO_DATABASE else given)
         made = []
         try:
             for table in request.external:
@@ -219,173 +178,123 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             for name in made:
                 connection.run(f"DROP TEMPORARY TABLE IF EXISTS {identifier(name)}")
+            if request.statement.first == "USE":
+                connection.settle()
 
-    def _send_result(self, request: Request, connection: Connection) -> None:
+    def _send_result(self, reply: Reply, request: Request, connection: Connection, mark: str) -> None:
         statement = request.statement
+        if statement.first == "KILL":
+            # Clients name a statement by the query_id that they gave it.
+            statement = replace(statement, text=re.sub(r"\bquery_id\b", f"Settings['{_MARK}']", statement.text))
         format_ = statement.format or request.option("default_format") or "TabSeparated"
-        head = {"X-ClickHouse-Format": format_, "Content-Type": _content_type(format_), "X-ClickHouse-Query-Id": request.query_id}
-        running = Running(lambda sink: connection.stream(statement, format_, request.substitutions, sink))
+
+        def work(sink: int) -> tuple[bytes, Counts]:
+            return b"", connection.stream(statement, format_, request.substitutions, sink)
+
+        running = Running(work, lambda: self.server.cancel(mark))
+        head = {**self._head(request), "X-ClickHouse-Format": format_, "Content-Type": content_type(format_)}
         try:
             if request.flag("wait_end_of_query"):
-                self._send_spooled(request, connection, running, format_, head)
+                self._send_spooled(reply, request, connection, running, head)
             else:
-                self._send_streamed(request, connection, running, format_, head)
+                self._send_streamed(reply, request, connection, running, head)
         finally:
             running.end()
 
     def _send_spooled(
-        self, request: Request, connection: Connection, running: Running, format_: str, head: dict[str, str]
+        self, reply: Reply, request: Request, connection: Connection, running: Running, head: dict[str, str]
     ) -> None:
         """Wait for the end of the result, so that an error has its status and the summary its figures."""
         with tempfile.SpooledTemporaryFile(_SPOOL, dir=str(self.server.engine.temporary)) as spool:
             size = 0
-            for chunk in running.chunks():
+            for chunk in self._chunks(reply, request, running):
                 spool.write(chunk)
                 size += len(chunk)
-            answer = running.end()
-            if answer.error is not None:
-                raise answer.error
-            if not size and format_ == "Native":
+            summary = _summary(running.end())
+            if not size and head["X-ClickHouse-Format"] == "Native":
                 size += spool.write(connection.native_header(request.statement, request.substitutions))
             spool.seek(0)
-            packer = self._begin(200, {**head, "X-ClickHouse-Summary": answer.summary()}, request, size)
-            while chunk := spool.read(_PIPE):
-                self._send(packer, chunk)
-            self._finish(packer)
+            reply.begin(200, {**head, **summary}, size, compress=request.flag("enable_http_compression"))
+            while chunk := spool.read(PIPE):
+                reply.send(chunk)
+            reply.finish()
 
     def _send_streamed(
-        self, request: Request, connection: Connection, running: Running, format_: str, head: dict[str, str]
+        self, reply: Reply, request: Request, connection: Connection, running: Running, head: dict[str, str]
     ) -> None:
         """Send what is there; an error after the first MiB is told inside the body, as ClickHouse does."""
+        compress = request.flag("enable_http_compression")
         first = b""
-        chunks = running.chunks()
+        chunks = self._chunks(reply, request, running)
         for chunk in chunks:
             first += chunk
-            if len(first) >= _PIPE:
+            if len(first) >= PIPE:
                 break
         else:
-            answer = running.end()
-            if answer.error is not None:
-                raise answer.error
-            if not first and format_ == "Native":
+            summary = _summary(running.end())
+            if not first and head["X-ClickHouse-Format"] == "Native":
                 first = connection.native_header(request.statement, request.substitutions)
-            packer = self._begin(200, {**head, "X-ClickHouse-Summary": answer.summary()}, request, len(first))
-            self._send(packer, first)
-            self._finish(packer)
+            reply.begin(200, {**head, **summary}, len(first), compress=compress)
+            reply.send(first)
+            reply.finish()
             return
         tag = secrets.token_hex(8)
-        packer = self._begin(200, {**head, "X-ClickHouse-Exception-Tag": tag}, request, None)
-        self._send(packer, first)
+        reply.begin(200, {**head, "X-ClickHouse-Exception-Tag": tag}, None, compress=compress)
+        reply.send(first)
         del first
         for chunk in chunks:
-            self._send(packer, chunk)
-        answer = running.end()
-        if answer.error is not None:
-            text = answer.error.text(self.server.engine.version).encode()
-            self._send(packer, b"\r\n__exception__\r\n%s\r\n%s%d %s\r\n__exception__\r\n" % (
-                tag.encode(), text, len(text), tag.encode()))  # fmt: skip
-        self._finish(packer)
+            reply.send(chunk)
+        error = running.end().error
+        if error is not None:
+            reply.send(_late_error(error.text(self.server.engine.version), tag))
+        reply.finish()
 
-    def _send_done(self, request: Request, connection: Connection) -> None:
-        """Run what gives no result, or a small one; answer when it is done."""
+    def _chunks(self, reply: Reply, request: Request, running: Running) -> Iterator[bytes]:
+        """The result while the client is there; a client that waits for the end is told of progress."""
+        interval = max(_WATCH, float(request.option("http_headers_progress_interval_ms") or 0) / 1000)
+        tells = request.flag("send_progress_in_http_headers") and request.flag("wait_end_of_query")
+        told = 0.0
+
+        def tell() -> None:
+            nonlocal told
+            if tells and running.seconds - told >= interval:
+                told = running.seconds
+                reply.progress(told)
+
+        return running.chunks(self.connection, _WATCH, tell)
+
+    def _command(self, reply: Reply, request: Request, connection: Connection, mark: str) -> None:
+        """Run what gives no result, or a small one."""
+
+        def work(_: int) -> tuple[bytes, Counts]:
+            return connection.run(request.statement.text, "TabSeparated", request.substitutions)
+
+        running = Running(work, lambda: self.server.cancel(mark))
+        try:
+            for _ in self._chunks(reply, request, running):
+                pass
+        finally:
+            answer = running.end()
+        reply.whole(200, {**self._head(request), **_summary(answer)}, answer.content)
+
+    def _insert(self, reply: Reply, request: Request, connection: Connection) -> None:
         begun = monotonic()
-        content = b""
-        if request.statement.kind == "insert":
-            format_ = request.statement.format or request.option("default_format") or "Values"
-            counts = connection.insert(request.statement, format_, request.rows())
-        else:
-            content, counts = connection.run(request.statement.text, "TabSeparated", request.substitutions)
-        answer = Answer(counts, None, monotonic() - begun)
-        head = {"Content-Type": "text/plain; charset=UTF-8", "X-ClickHouse-Query-Id": request.query_id}
-        packer = self._begin(200, {**head, "X-ClickHouse-Summary": answer.summary()}, None, len(content))
-        self._send(packer, content)
-        self._finish(packer)
+        format_ = request.statement.format or request.option("default_format") or "Values"
+        counts = connection.insert(request.statement, format_, request.rows())
+        reply.whole(200, {**self._head(request), **_summary(Answer(counts, None, monotonic() - begun))}, b"")
 
-    def _begin(self, status: int, head: dict[str, str], request: Request | None, size: int | None) -> Packer:
-        """Send status and headers. size: of the whole body if it is known; a compressed body is sent in chunks."""
-        encoding = None
-        if request is not None and request.flag("enable_http_compression"):
-            encoding = response_encoding(self.headers.get("Accept-Encoding", ""))
-        self.send_response(status)
-        self.send_header("X-ClickHouse-Server-Display-Name", socket.gethostname())
-        self.send_header("X-ClickHouse-Timezone", self.server.engine.timezone)
-        for name, value in head.items():
-            self.send_header(name, value)
-        chunked = encoding is not None or size is None
-        if encoding is not None:
-            self.send_header("Content-Encoding", encoding)
-        if chunked and self.request_version == "HTTP/1.1":
-            self.send_header("Transfer-Encoding", "chunked")
-        elif size is not None and encoding is None:
-            self.send_header("Content-Length", str(size))
-        else:
-            self.close_connection = True
-            self.send_header("Connection", "close")
-        self.end_headers()
-        return Packer(compressor(encoding) if encoding else None, chunked and self.request_version == "HTTP/1.1")
-
-    def _send(self, packer: Packer, data: bytes) -> None:
-        if self.command != "HEAD":
-            self.wfile.write(packer.pack(data))
-
-    def _finish(self, packer: Packer) -> None:
-        if self.command != "HEAD":
-            self.wfile.write(packer.finish())
-        self.wfile.flush()
-
-    def _send_plain(self, status: int, content: bytes) -> None:
-        packer = self._begin(status, {"Content-Type": "text/html; charset=UTF-8"}, None, len(content))
-        self._send(packer, content)
-        self._finish(packer)
-
-    def _refuse(self, given: tuple[str, str] | None) -> None:
-        user = given[0] if given else "default"
-        error = EngineError(
-            516,
-            f"{user}: Authentication failed: password is incorrect, or there is no user with such name",
-            "AUTHENTICATION_FAILED",
-        )
-        self._send_error(error, status=403 if given else 401)
-
-    def _send_error(self, error: EngineError, status: int | None = None) -> None:
-        content = error.text(self.server.engine.version).encode()
-        head = {"Content-Type": "text/plain; charset=UTF-8", "X-ClickHouse-Exception-Code": str(error.code)}
-        if status == 401:
-            head["WWW-Authenticate"] = 'Basic realm="ClickHouse server HTTP API"'
-        packer = self._begin(status or error.status, head, None, len(content))
-        self._send(packer, content)
-        self._finish(packer)
+    def _head(self, request: Request) -> dict[str, str]:
+        return {"X-ClickHouse-Query-Id": request.query_id, "Content-Type": "text/plain; charset=UTF-8"}
 
 
-class Packer:
-    """Compresses a body and cuts it into HTTP chunks, as its headers promised."""
-
-    def __init__(self, compression: Compressor | None, chunked: bool) -> None:
-        self._compression = compression
-        self._chunked = chunked
-
-    def pack(self, data: bytes) -> bytes:
-        """What to send for a piece of the body."""
-        return self._frame(self._compression.compress(data) if self._compression else data)
-
-    def finish(self) -> bytes:
-        """What to send at the end of the body."""
-        rest = self._frame(self._compression.flush()) if self._compression else b""
-        return rest + b"0\r\n\r\n" if self._chunked else rest
-
-    def _frame(self, data: bytes) -> bytes:
-        if not self._chunked or not data:
-            return data
-        return b"%x\r\n%s\r\n" % (len(data), data)
+def _summary(answer: Answer) -> dict[str, str]:
+    """The header with a statement's figures; raises the error that it ended with."""
+    if answer.error is not None:
+        raise answer.error
+    return {"X-ClickHouse-Summary": answer.summary()}
 
 
-def _content_type(format_: str) -> str:
-    if format_.startswith("JSON"):
-        return "application/json; charset=UTF-8" if "EachRow" not in format_ else "application/x-ndjson; charset=UTF-8"
-    if format_.startswith("CSV"):
-        return "text/csv; charset=UTF-8"
-    if format_.startswith(("TabSeparated", "TSV")):
-        return "text/tab-separated-values; charset=UTF-8"
-    return "application/octet-stream" if format_ in ("Native", "RowBinary", "Parquet", "Arrow", "ArrowStream", "ORC") else (
-        "text/plain; charset=UTF-8"
-    )  # fmt: skip
+def _late_error(text: str, tag: str) -> bytes:
+    """An error behind a body that had begun well, so that clients find it: marker, tag, text, its length, tag, marker."""
+    content = text.encode()
+    return b"\r\n__exception__\r\n%s\r\n%s%d %s\r\n__exception__\r\n" % (tag.encode(), content, len(content), tag.encode())

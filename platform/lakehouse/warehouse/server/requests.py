@@ -166,26 +166,17 @@ def read_request(parameters: dict[str, str], headers: Message, raw: BodyStream) 
 
 
 def _read_statement(head: bytes, body: io.RawIOBase) -> Statement:
-    try:
-        first = _read_up_to(body, CHUNK)
-        source = head + b"\n" + first if head and first else head or first
-        statement = read_statement(source, complete=not first) if first else None
-        if statement is not None:
-            return statement
-        rest = [source]
-        while first and (chunk := body.read(CHUNK)):
-            rest.append(chunk)
-    except (OSError, EOFError, ValueError) as error:
-        raise _unreadable(error) from None
+    first = _read_up_to(body, CHUNK)
+    source = head + b"\n" + first if head and first else head or first
+    statement = read_statement(source, complete=False) if first else None
+    if statement is not None:
+        return statement
+    rest = [source]
+    while first and (chunk := body.read(CHUNK)):
+        rest.append(chunk)
     whole = read_statement(b"".join(rest), complete=True)
     assert whole is not None
     return whole
-
-
-def _unreadable(error: Exception) -> Exception:
-    if isinstance(error, ConnectionError):
-        return error
-    return EngineError(354, f"Cannot decompress the body: {error}", "ZLIB_INFLATE_FAILED")
 
 
 def _read_up_to(body: io.RawIOBase, size: int) -> bytes:

@@ -12,6 +12,8 @@ from lakehouse.warehouse.server.engine import Connection, Engine, literal
 from lakehouse.warehouse.server.failures import EngineError
 
 DEFAULT_TIMEOUT = 60.0
+_GRACE = 1.0
+"""Seconds that a request waits for its session: the one before has its answer a moment before it lets the session go."""
 
 
 @dataclass
@@ -71,17 +73,17 @@ class Sessions:
         Raises EngineError 373 while another request uses it, 372 when `check` is set and it does not exist.
         """
         with self._lock:
-            expired = self._expired()
+            for old in self._expired():
+                old.connection.close()
             session = self._sessions.get(name)
             if session is None and check:
                 raise EngineError(372, f"Session {name} not found", "SESSION_NOT_FOUND")
             if session is None:
                 session = self._sessions[name] = Session(self._engine.connect())
-            if not session.lock.acquire(blocking=False):
-                raise EngineError(373, f"Session {name} is locked by a concurrent client", "SESSION_IS_LOCKED")
+            session.used_at = time.monotonic()
+        if not session.lock.acquire(timeout=_GRACE):
+            raise EngineError(373, f"Session {name} is locked by a concurrent client", "SESSION_IS_LOCKED")
         try:
-            for old in expired:
-                old.connection.close()
             session.timeout = timeout
             yield session
         finally:
