@@ -1,10 +1,9 @@
 """What runs without anyone asking: the day at 01:00 UTC, and whatever another process landed."""
 
-from __future__ import annotations
-
 from datetime import UTC, date, datetime
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from lakehouse.errors import LakehouseError
 from lakehouse.orchestration.keys import ONLY_DUE, range_tags, yesterday
@@ -13,19 +12,20 @@ from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.windows import DayRange
 from lakehouse.spec import Source, Table
 
+AssetJob = UnresolvedAssetJobDefinition
 RUN_JOB = "lakehouse"
 CATCH_UP_JOB = "catch_up"
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
 
 
-def whole_job() -> dg.UnresolvedAssetJobDefinition:
+def whole_job() -> AssetJob:
     """Extract to statistics, for everything that is declared."""
     return dg.define_asset_job(
         RUN_JOB, selection=dg.AssetSelection.all(), description="From the sources to the daily statistics."
     )
 
 
-def catch_up_job() -> dg.UnresolvedAssetJobDefinition:
+def catch_up_job() -> AssetJob:
     """Apply, publish and build what was landed; reads no source."""
     selection = dg.AssetSelection.all() - dg.AssetSelection.key_prefixes("raw")
     return dg.define_asset_job(
@@ -33,7 +33,7 @@ def catch_up_job() -> dg.UnresolvedAssetJobDefinition:
     )
 
 
-def daily_schedule(job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+def daily_schedule(job: AssetJob) -> dg.ScheduleDefinition:
     """Yesterday, every day at 01:00 UTC; running by default."""
 
     @dg.schedule(
@@ -51,7 +51,7 @@ def daily_schedule(job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinitio
     return daily
 
 
-def raw_log_sensor(deployment: Deployment, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def raw_log_sensor(deployment: Deployment, job: AssetJob) -> dg.SensorDefinition:
     """Batches that no table has applied, tables that are not published, days that are stale: one run for all of them."""
 
     @dg.sensor(

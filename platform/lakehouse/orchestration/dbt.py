@@ -1,7 +1,5 @@
 """dbt's models as assets: one invocation for all stale days, one at a time."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

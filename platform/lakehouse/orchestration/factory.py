@@ -1,7 +1,5 @@
 """From a Source to its assets: one raw step for all its tables, then a lake and a warehouse step for each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -136,13 +134,14 @@ def _lake_asset(deployment: Deployment, source: Source, table: Table) -> dg.Asse
         op_tags={"lakehouse/hop": "lake"},
         description=f"{table.description}\n\nThe fold of the raw log, as an {table.format.capitalize()} table.",
     )
-    def lake(context: dg.AssetExecutionContext) -> Materialized:
+    def lake(context: dg.AssetExecutionContext) -> Results:
         applied = apply_table(deployment, source, table)
         if applied is None:
-            return dg.MaterializeResult(
+            yield dg.MaterializeResult(
                 metadata={"dagster/row_count": 0, "sequence": 0},
                 check_results=[dg.AssetCheckResult(check_name="rows_equal_marker", passed=True, metadata={"rows": 0})],
             )
+            return
         sample = _sample(deployment.lake.scan(source.name, table, version=applied.state.current.version))
         metadata = applied_metadata(applied, sample)
         if table.mode == "append":
@@ -154,7 +153,7 @@ def _lake_asset(deployment: Deployment, source: Source, table: Table) -> dg.Asse
             passed=live == marker.rows,
             metadata={"rows in files": live, "rows in marker": marker.rows, "sequence": marker.sequence},
         )
-        return dg.MaterializeResult(metadata=metadata, check_results=[check])
+        yield dg.MaterializeResult(metadata=metadata, check_results=[check])
 
     return lake
 
@@ -177,13 +176,14 @@ def _warehouse_asset(deployment: Deployment, source: Source, table: Table) -> dg
         description=f"{table.description}\n\nPublished to ClickHouse as `{source.name}__{table.name}`; "
         "only changed partitions are copied.",
     )
-    def warehouse(context: dg.AssetExecutionContext) -> Materialized:
+    def warehouse(context: dg.AssetExecutionContext) -> Results:
         publication = publish_table(deployment, source, table)
         if publication is None:
-            return dg.MaterializeResult(
+            yield dg.MaterializeResult(
                 metadata={"dagster/row_count": 0, "sequence": 0},
                 check_results=[dg.AssetCheckResult(check_name="rows_equal_lake", passed=True, metadata={"rows": 0})],
             )
+            return
         relation = f"`{deployment.settings.warehouse.database}`.`{source.name}__{table.name}`"
         sample = deployment.warehouse.query(f"select * from {relation} limit 5")
         counted = deployment.warehouse.query(f"select count() as rows from {relation}")["rows"][0].as_py()
@@ -193,7 +193,7 @@ def _warehouse_asset(deployment: Deployment, source: Source, table: Table) -> dg
             passed=counted == marker.rows,
             metadata={"rows in warehouse": counted, "rows in lake": marker.rows, "sequence": marker.sequence},
         )
-        return dg.MaterializeResult(metadata=published_metadata(publication, table, sample), check_results=[check])
+        yield dg.MaterializeResult(metadata=published_metadata(publication, table, sample), check_results=[check])
 
     return warehouse
 

@@ -94,8 +94,10 @@ def _verify(
     on_event(f"{source.name}.{table.name}")
     settings = deployment.settings
     log = deployment.log(source, table)
-    with connect_duckdb(threads=settings.threads, memory_limit_mb=settings.memory_limit_mb) as connection:
-        schema, raw = _raw(connection, log, table)
+    limit = settings.memory_limit_mb
+    # Two databases: a result that one of them streams cannot be the input of another statement of the same one.
+    with connect_duckdb(memory_limit_mb=limit) as connection, connect_duckdb(memory_limit_mb=limit) as folded:
+        schema, raw = _raw(folded, connection, log, table)
         if schema is None and not raw.problem:
             empty = tuple(CopyReport(copy, 0, 0, RowChecksum(0, 0).hex) for copy in COPIES)
             return TableReport(f"{source.name}.{table.name}", empty)
@@ -107,19 +109,21 @@ def _verify(
             problem = unreachable or "not compared: the raw log is damaged"
             first = CopyReport("source", reference.sequence, 0, RowChecksum(0, 0).hex, problem=problem)
         else:
-            first = _source(deployment, source, table, snapshot, connection, reference)
+            first = _source(deployment, source, table, snapshot, folded, connection, reference)
     return TableReport(f"{source.name}.{table.name}", (first, *reports))
 
 
-def _raw(connection: duckdb.DuckDBPyConnection, log: RawLog, table: Table) -> tuple[pa.Schema | None, _Found]:
+def _raw(
+    folded: duckdb.DuckDBPyConnection, connection: duckdb.DuckDBPyConnection, log: RawLog, table: Table
+) -> tuple[pa.Schema | None, _Found]:
     found = _Found()
     try:
         found.sequence = log.head()
         if not found.sequence:
             return None, found
-        with log.current_rows(connection) as rows:
-            connection.execute(f"create or replace temp table raw_rows as select * from {rows.relation}")
-            reader = connection.execute("select * from raw_rows").to_arrow_reader(65536)
+        with log.current_rows(folded) as rows:
+            folded.execute(f"create table raw_rows as select * from {rows.relation}")
+            reader = folded.execute("select * from raw_rows").to_arrow_reader(65536)
             found.parts = _parts(connection, (batch.cast(rows.schema) for batch in reader), rows.schema, table, "raw_parts")
             return rows.schema, found
     except LakehouseError as error:
@@ -192,11 +196,12 @@ def _source(
     source: Source,
     table: Table,
     snapshot: SourceSnapshot,
+    folded: duckdb.DuckDBPyConnection,
     connection: duckdb.DuckDBPyConnection,
     reference: _Found,
 ) -> CopyReport:
     try:
-        compared = compare_source(deployment, source, table, snapshot, connection)
+        compared = compare_source(deployment, source, table, snapshot, folded, connection)
     except LakehouseError as error:
         return CopyReport("source", reference.sequence, 0, RowChecksum(0, 0).hex, problem=f"cannot be read: {error}")
     return CopyReport(

@@ -43,15 +43,16 @@ def compare_source(
     source: Source,
     table: Table,
     snapshot: SourceSnapshot,
+    folded: duckdb.DuckDBPyConnection,
     connection: duckdb.DuckDBPyConnection,
 ) -> Compared:
-    """Compare the source's rows with the temporary table `raw_rows` of `connection`, the fold of the raw log."""
+    """Compare the source's rows with the table `raw_rows` of `folded`, the fold of the raw log; `connection` does the work."""
     entries = deployment.log(source, table).entries()
     key = deployment.settings.privacy_key.get_secret_value()
-    schema = connection.execute("select * from raw_rows limit 0").to_arrow_table().schema
+    schema = folded.execute("select * from raw_rows limit 0").to_arrow_table().schema
     batches = protected(_source_rows(table, snapshot, entries), table, key)
     _load(connection, "source_digests", batches, table, schema)
-    raw = connection.execute("select * from raw_rows").to_arrow_reader(65536)
+    raw = folded.execute("select * from raw_rows").to_arrow_reader(65536)
     _load(connection, "raw_digests", iter(raw), table, schema)
     connection.execute(f"create or replace temp table differences as {_differences_sql(table)}")
     legitimate = _pending_sql(table, entries)

@@ -1,0 +1,210 @@
+"""The hops together, on all four servers: what arrives, what is not done twice, what verify finds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pymongo
+import pytest
+
+from lakehouse.errors import SourceMismatch
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.windows import DayRange
+from lakehouse.settings import Settings, SourceSettings, StoreSettings, WarehouseSettings
+from tests.conftest import fresh_name
+from tests.shop import CLICKS, FIRST, SHOP, Shop, day
+
+
+@pytest.fixture
+def shop(
+    settings: Settings,
+    postgres_database: str,
+    mongo_database: str,
+    s3_store: StoreSettings,
+    clickhouse_database: WarehouseSettings,
+) -> Shop:
+    sources = {"shop": SourceSettings(url=postgres_database), "clicks": SourceSettings(url=mongo_database)}  # type: ignore[arg-type]
+    catalog = settings.catalog.model_copy(update={"name": fresh_name()})
+    own = settings.model_copy(
+        update={"sources": sources, "store": s3_store, "warehouse": clickhouse_database, "catalog": catalog}
+    )
+    shop = Shop(postgres_database, mongo_database, Deployment(own, (SHOP, CLICKS)))
+    shop.open()
+    return shop
+
+
+def assert_equal(shop: Shop) -> None:
+    reports = shop.verify()
+    assert {
+        name: [(c.copy, c.differs, c.problem) for c in r.copies if not c.equal] for name, r in reports.items() if not r.equal
+    } == {}
+    for report in reports.values():
+        assert len({(copy.rows, copy.checksum) for copy in report.copies}) == 1, report
+
+
+def test_every_row_arrives_and_every_copy_is_equal(shop: Shop) -> None:
+    shop.run()
+    assert_equal(shop)
+    assert len(shop.published("shop__orders")) == 150
+    assert len(shop.published("clicks__clicks")) == 60
+
+
+def test_a_second_run_lands_nothing(shop: Shop) -> None:
+    first = shop.run()
+    second = shop.run()
+    assert all(result.entries for result in first.values())
+    assert {name: result.entries for name, result in second.items()} == dict.fromkeys(second, ())
+    assert {name: result.sequence for name, result in second.items()} == {name: r.sequence for name, r in first.items()}
+
+
+def test_a_late_row_in_an_open_day_arrives_with_the_next_run(shop: Shop) -> None:
+    shop.run()
+    shop.order(900, 3, FIRST + timedelta(days=2, hours=3))
+    results = shop.run()
+    assert [str(d) for d in results["orders"].days] == ["2026-01-02", "2026-01-03"]
+    assert_equal(shop)
+    assert len(shop.published("shop__orders")) == 153
+
+
+def test_updates_soft_deletes_and_hard_deletes_arrive_everywhere(shop: Shop) -> None:
+    shop.run()
+    shop.sql(
+        "update customers set tier = 'pro', changed_at = '2026-01-01 14:30Z' where id = 'c1'",
+        "insert into customers values ('c99', null, 'free', '2026-01-01 14:40Z', '2026-01-01 14:40Z')",
+        "delete from customers where id = 'c2'",
+        "delete from prices where item = 'tea'",
+        "update prices set price = 4 where item = 'coffee'",
+    )
+    shop.run()
+    assert_equal(shop)
+    tiers = {row["id"]: row["tier"] for row in shop.published("shop__customers")}
+    assert tiers["c1"] == "pro"
+    assert "c99" in tiers
+    assert "c2" not in tiers
+    assert shop.published("shop__prices") == [{"item": "coffee", "price": 4.0}]
+
+
+def test_a_key_that_was_deleted_and_came_back_is_there_once(shop: Shop) -> None:
+    shop.run()
+    shop.sql("delete from customers where id = 'c3'")
+    shop.run()
+    shop.sql("insert into customers values ('c3', 'new@example.org', 'pro', '2026-01-01 08:00Z', '2026-01-01 14:50Z')")
+    shop.run()
+    assert_equal(shop)
+    assert [row["tier"] for row in shop.published("shop__customers") if row["id"] == "c3"] == ["pro"]
+
+
+def test_a_late_commit_inside_the_lookback_is_not_missed(shop: Shop) -> None:
+    with psycopg.connect(shop.url) as slow:
+        slow.execute("update customers set tier = 'slow', changed_at = '2026-01-01 13:50Z' where id = 'c5'")
+        shop.run()
+        slow.commit()
+    shop.run()
+    assert {row["id"]: row["tier"] for row in shop.published("shop__customers")}["c5"] == "slow"
+    assert_equal(shop)
+
+
+def test_personal_columns_land_as_tokens(shop: Shop) -> None:
+    shop.run()
+    emails = [row["email"] for row in shop.published("shop__customers")]
+    assert all("@" not in email and len(email) == 32 for email in emails)
+
+
+def test_a_missing_table_is_named_and_the_others_go_on(shop: Shop) -> None:
+    shop.sql("alter table prices rename to price_list")
+    results = shop.extract()
+    assert isinstance(results["prices"].error, SourceMismatch)
+    assert "price_list" in str(results["prices"].error)
+    assert results["orders"].error is None
+    assert results["orders"].rows == 150
+
+
+def test_only_the_days_that_were_asked_for_are_read(shop: Shop) -> None:
+    results = shop.extract(DayRange(day(2), day(2)))
+    assert results["orders"].days == (day(2),)
+    assert results["orders"].rows == 50
+
+
+def _orders_differ(shop: Shop, copy: str) -> tuple[str, ...]:
+    report = shop.verify()["shop.orders"]
+    assert not report.equal
+    assert [c.copy for c in report.copies if c.differs] == [copy]
+    return next(c.differs for c in report.copies if c.copy == copy)
+
+
+def test_a_row_changed_behind_the_back_of_the_warehouse_is_found_by_partition(shop: Shop) -> None:
+    shop.run()
+    name = f"`{shop.deployment.settings.warehouse.database}`.`shop__orders`"
+    shop.deployment.warehouse.query(f"alter table {name} update amount = 0 where id = 105 settings mutations_sync = 2")
+    assert _orders_differ(shop, "warehouse") == ("at_day=2026-01-02",)
+
+
+def test_a_row_changed_behind_the_back_of_the_source_is_found_by_partition(shop: Shop) -> None:
+    shop.run()
+    shop.sql("update orders set amount = 77 where id = 5")
+    assert _orders_differ(shop, "source") == ("at_day=2026-01-01",)
+    shop.sql("update customers set tier = 'gold' where id = 'c4'")
+    report = shop.verify()["shop.customers"]
+    assert [c.copy for c in report.copies if c.differs] == ["source"]
+
+
+def test_a_changed_raw_file_is_found_and_named(shop: Shop) -> None:
+    shop.run()
+    store = shop.deployment.store
+    path = next(
+        info.path for info in store.list("raw/shop/orders") if info.path.endswith(".parquet") and "2026-01-02" in info.path
+    )
+    data = bytearray(store.get(path))
+    data[len(data) // 2] ^= 1
+    store.put(path, bytes(data))
+    raw = next(c for c in shop.verify()["shop.orders"].copies if c.copy == "raw")
+    assert not raw.equal
+    assert "day=2026-01-02" in raw.problem
+
+
+def test_a_lake_that_somebody_else_wrote_to_is_found_by_partition(shop: Shop) -> None:
+    shop.run()
+    from pyiceberg.catalog import load_catalog
+
+    settings = shop.deployment.settings
+    endpoint, keys = settings.store.endpoint, (settings.store.access_key, settings.store.secret_key)
+    assert endpoint is not None
+    catalog = load_catalog(
+        settings.catalog.name,
+        type="sql",
+        uri=settings.catalog.url.get_secret_value().replace("postgresql://", "postgresql+psycopg2://"),
+        **{
+            "s3.endpoint": endpoint,
+            "s3.access-key-id": keys[0].get_secret_value() if keys[0] else "",
+            "s3.secret-access-key": keys[1].get_secret_value() if keys[1] else "",
+        },
+    )
+    catalog.load_table("shop.orders").delete("id = 5")
+    report = shop.verify()["shop.orders"]
+    lake = next(c for c in report.copies if c.copy == "lake")
+    assert not lake.equal
+    assert lake.differs == ("at_day=2026-01-01",)
+
+
+def test_rows_that_the_source_changed_since_are_pending_not_different(shop: Shop) -> None:
+    shop.run()
+    shop.sql("update customers set tier = 'new', changed_at = '2026-01-02 10:00Z' where id = 'c7'", "delete from prices")
+    shop.order(950, 2, FIRST + timedelta(days=2, hours=5))
+    reports = shop.verify()
+    assert all(report.equal for report in reports.values())
+    pending = {name: next(c.pending for c in report.copies if c.copy == "source") for name, report in reports.items()}
+    assert pending["shop.customers"] == 1
+    assert pending["shop.prices"] == 2
+    assert pending["shop.orders"] == 2
+
+
+def test_documents_keep_their_lists_and_objects(shop: Shop) -> None:
+    shop.run()
+    with pymongo.MongoClient[dict[str, Any]](shop.mongo_url) as client:
+        document = client.get_default_database()["clicks"].find_one({"page": "/p/3"})
+    assert document is not None
+    row = next(row for row in shop.published("clicks__clicks") if row["_id"] == str(document["_id"]))
+    assert row["tags"] == document["tags"]
+    assert '"deep"' in row["extra"]
