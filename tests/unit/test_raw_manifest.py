@@ -10,7 +10,7 @@ from typing import get_args
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse.errors import DamagedData
@@ -19,6 +19,7 @@ from lakehouse.raw.manifest import fields_of
 from lakehouse.spec import BatchKind, FieldSpec, Manifest, Position, RawFile, Window
 from lakehouse.spec.types import arrow_field
 
+PATIENT = settings(deadline=None)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 HEX = st.text(string.hexdigits.lower()[:16], min_size=16, max_size=64)
 TIMES = st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29), timezones=st.just(UTC))
@@ -69,16 +70,19 @@ def a_manifest(**changes: object) -> Manifest:
     return Manifest(**{**values, **changes})  # type: ignore[arg-type]
 
 
+@PATIENT
 @given(MANIFESTS)
 def test_a_manifest_comes_back_from_json_as_it_was(manifest: Manifest) -> None:
     assert decode_manifest(encode_manifest(manifest), "entry") == manifest
 
 
+@PATIENT
 @given(MANIFESTS)
 def test_equal_manifests_have_equal_bytes(manifest: Manifest) -> None:
     assert encode_manifest(decode_manifest(encode_manifest(manifest), "entry")) == encode_manifest(manifest)
 
 
+@PATIENT
 @given(MANIFESTS, st.data())
 def test_a_manifest_with_any_byte_changed_is_refused_or_says_the_same(manifest: Manifest, data: st.DataObject) -> None:
     whole = encode_manifest(manifest)
@@ -89,6 +93,7 @@ def test_a_manifest_with_any_byte_changed_is_refused_or_says_the_same(manifest: 
         assert decode_manifest(bytes(flipped), "entry") == manifest
 
 
+@PATIENT
 @given(st.binary(max_size=50) | st.recursive(st.none() | st.integers() | TEXT, lambda x: st.lists(x) | st.dictionaries(TEXT, x)))
 def test_what_is_no_manifest_is_refused_by_name(content: object) -> None:
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -146,6 +151,7 @@ def test_a_time_without_a_zone_is_never_written() -> None:
         encode_manifest(a_manifest(created_at=datetime(2026, 1, 31)))
 
 
+@PATIENT
 @given(st.lists(FIELDS, max_size=5, unique_by=lambda field: field.name), st.randoms())
 def test_a_fingerprint_is_of_names_types_and_nullability_alone(fields: list[FieldSpec], random: object) -> None:
     shuffled = [FieldSpec(f.name, f.type, f.nullable, "another description") for f in fields]
@@ -159,6 +165,7 @@ def test_a_fingerprint_is_of_names_types_and_nullability_alone(fields: list[Fiel
         assert fingerprint([*others, FieldSpec(field.name + "x", field.type, field.nullable)]) != fingerprint(fields)
 
 
+@PATIENT
 @given(st.lists(FIELDS, max_size=5, unique_by=lambda field: field.name))
 def test_the_schema_of_a_manifest_is_the_one_that_it_was_made_from(fields: list[FieldSpec]) -> None:
     schema = pa.schema([arrow_field(f.name, f.type, nullable=f.nullable, doc=f.doc) for f in fields])
