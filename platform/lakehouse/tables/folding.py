@@ -105,9 +105,7 @@ class Fold:
         for batch in self.batches:
             found[batch.sequence] = {}
             if batch.paths and (column is None or column in batch.columns):
-                query = (
-                    f"select {self.scheme.name_sql()}, count(*) from {batch.relation(self.schema)} group by 1 having count(*) > 0"
-                )
+                query = f"select {self.scheme.name_sql()}, count(*) from {batch.relation(self.schema)} group by 1"
                 found[batch.sequence] = dict(self.connection.execute(query).fetchall())
         return found
 

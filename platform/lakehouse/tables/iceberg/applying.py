@@ -20,7 +20,7 @@ from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables import marker as markers
 from lakehouse.tables.batches import LocalBatch, fetch_batches, needed_entries
-from lakehouse.tables.columns import arrow_schema
+from lakehouse.tables.columns import arrow_schema, field_specs
 from lakehouse.tables.engine import Applied
 from lakehouse.tables.evolution import evolved_fields, rewrites_text
 from lakehouse.tables.folding import Fold, FoldResult, OldPartition
@@ -36,7 +36,7 @@ from lakehouse.tables.iceberg.schema import (
     stage_evolution,
     type_properties,
 )
-from lakehouse.tables.iceberg.versions import marker_at, properties_of, state_of
+from lakehouse.tables.iceberg.versions import marker_at, properties_of, schema_at, state_of
 from lakehouse.tables.partitions import PartitionScheme
 from lakehouse.tables.scratch import scratch_folder
 
@@ -52,11 +52,15 @@ LONGEST_FOLDER = 120
 
 @dataclass(frozen=True)
 class Base:
-    """What an apply starts from, all of it read from one handle."""
+    """What an apply starts from, all of it read from one handle.
+
+    fields: the columns of the table. marked: those it had when the marker's checksum was taken; older ones after a rollback.
+    """
 
     handle: IcebergTable | None
     marker: Marker
     fields: tuple[FieldSpec, ...]
+    marked: tuple[FieldSpec, ...]
 
     @property
     def snapshot_id(self) -> int | None:
@@ -69,11 +73,13 @@ def read_base(catalog: LakeCatalog, source: str, table: Table) -> Base:
     """The table as it stands; SchemaChanged when it is partitioned in another way than it is declared."""
     handle = catalog.load(source, table.name)
     if handle is None:
-        return Base(None, NEVER, ())
+        return Base(None, NEVER, (), ())
     check_spec(f"applying to {source}.{table.name}", handle.spec(), table.partition, handle.schema())
     snapshot = handle.current_snapshot()
-    marker = marker_at(source, table, handle, snapshot) if snapshot else NEVER
-    return Base(handle, marker, fields_of(handle.schema(), handle.properties))
+    fields = fields_of(handle.schema(), handle.properties)
+    if snapshot is None:
+        return Base(handle, NEVER, fields, fields)
+    return Base(handle, marker_at(source, table, handle, snapshot), fields, field_specs(schema_at(handle, snapshot)))
 
 
 def pending_entries(source: str, table: Table, watermark: int, entries: Sequence[LogEntry]) -> list[LogEntry]:
@@ -118,7 +124,7 @@ class Apply:
         self.fields = evolved_fields(self.source, self.table, self.base.fields, manifests)
         self.schema = arrow_schema(self.fields)
         self.scheme = PartitionScheme.of(self.table.partition, self.schema)
-        self.every_row = rewrites_text(self.base.fields, self.fields)
+        self.every_row = rewrites_text(self.base.marked, self.fields)
 
     def run(self, files_root: str) -> Applied:
         """Fetch, fold, upload, commit."""

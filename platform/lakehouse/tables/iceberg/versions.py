@@ -82,7 +82,7 @@ def state_of(source: str, table: Table, handle: IcebergTable) -> TableState:
     properties = properties_of(snapshot)
     return TableState(
         current=version_of(source, table, handle, snapshot),
-        schema=arrow_schema(fields_of(handle.schema(), handle.properties)),
+        schema=schema_at(handle, snapshot),
         files=int(properties.get("total-data-files", 0)),
         bytes=int(properties.get("total-files-size", 0)),
     )
