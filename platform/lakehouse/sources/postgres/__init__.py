@@ -43,6 +43,7 @@ class PostgresReader:
                 with self._lock:
                     self._relations[table.name] = relation
                 columns = read_columns(relation, self._source.name, table)
+                _check_readable(connection, Scan(relation.sql, columns, ()), self._source.name, table)
                 _check_key(relation, self._source.name, table)
                 _check_times(connection, relation, columns, self._source.name, table)
 
@@ -213,6 +214,14 @@ _ALLOWED = {
 _TIMES = ("timestamptz", "timestamp", "date")
 
 
+def _check_readable(connection: Connection, scan: Scan, source: str, table: Table) -> None:
+    """The role may read the columns: the server plans the read's own query, and gives no row."""
+    try:
+        connection.execute(scan.query("false").encode())
+    except psycopg.Error as error:
+        raise read_error(error, f"checking table {table.name!r} of source {source!r}") from None
+
+
 def _check_key(relation: Relation, source: str, table: Table) -> None:
     """A table's rows must be told apart by the declared key; a view's cannot be checked."""
     if relation.kind not in _HAS_KEYS or any(set(key) <= set(table.key) for key in relation.unique_keys):
@@ -220,8 +229,8 @@ def _check_key(relation: Relation, source: str, table: Table) -> None:
     there = "; ".join(f"({', '.join(key)})" for key in relation.unique_keys)
     raise SourceMismatch(
         f"checking table {table.name!r} of source {source!r}: key ({', '.join(table.key)})",
-        value="no primary key or unique index of the source says that these columns identify a row",
-        allowed=there or "nothing: the table has no primary key and no unique index",
+        value="no primary key, nor a unique index of columns that are not null, says that these columns identify a row",
+        allowed=there or "nothing: the table has no such index",
         remedy="Declare one of these keys, or create a unique index in the source.",
     )
 

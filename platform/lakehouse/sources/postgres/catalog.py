@@ -35,7 +35,7 @@ class CatalogColumn:
 class Relation:
     """One table, partitioned table, view or foreign table.
 
-    kind: `pg_class.relkind`. unique_keys: the columns of each unique index that identifies rows, the primary key first.
+    kind: `pg_class.relkind`. unique_keys: the columns of each unique index that identifies every row, the primary key first.
     pages: blocks of its own heap, 0 where it has none.
     """
 
@@ -97,6 +97,7 @@ cross join lateral unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) with ordinali
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
 where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
 group by i.indexrelid, i.indisprimary
+having bool_and(a.attnotnull)
 order by i.indisprimary desc, i.indexrelid
 """
 

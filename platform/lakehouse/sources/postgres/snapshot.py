@@ -15,7 +15,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from lakehouse.sources.postgres.connect import Connection, connect
+from lakehouse.sources.postgres.connect import Connection, connect, read_error
 from lakehouse.spec import Position
 
 _SETTLE_SECONDS = 0.02
@@ -78,8 +78,11 @@ def exported_snapshot(connection: Connection) -> Iterator[ExportedSnapshot]:
 def joined(conninfo: str, source: str, snapshot: str) -> Iterator[Connection]:
     """A connection of its own that sees what the exported snapshot sees."""
     with connect(conninfo, source) as connection:
-        connection.execute("begin isolation level repeatable read read only")
-        connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
+        try:
+            connection.execute("begin isolation level repeatable read read only")
+            connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
+        except psycopg.Error as error:
+            raise read_error(error, f"joining snapshot {snapshot} of source {source!r}") from None
         yield connection
 
 
