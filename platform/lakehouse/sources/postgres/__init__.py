@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 
-import psycopg
 import pyarrow as pa
 
 from lakehouse.errors import SourceMismatch, ValueRefused
 from lakehouse.rows.duck import quoted
 from lakehouse.sources.postgres.catalog import Relation, find_relation
 from lakehouse.sources.postgres.columns import ReadColumn, beyond_years, read_columns
-from lakehouse.sources.postgres.connect import Connection, connect, connection_string, read_error
+from lakehouse.sources.postgres.connect import Connection, connect, connection_string, reading
 from lakehouse.sources.postgres.scan import RefusedValue, Scan, SnapshotScanner, page_ranges
 from lakehouse.sources.postgres.snapshot import ExportedSnapshot, exported_snapshot, joined
 from lakehouse.sources.reader import SourceSnapshot
@@ -37,15 +36,15 @@ class PostgresReader:
 
     def check(self, tables: Sequence[Table]) -> None:
         """Compare the declaration with the catalog; raises as `SourceReader.check` says."""
-        with connect(self._conninfo, self._source.name) as connection:
+        with connect(self._conninfo, self.name) as connection:
             for table in tables:
-                relation = find_relation(connection, self._source.name, table)
+                relation = self._find(connection, table)
                 with self._lock:
                     self._relations[table.name] = relation
-                columns = read_columns(relation, self._source.name, table)
-                _check_readable(connection, Scan(relation.sql, columns, ()), self._source.name, table)
-                _check_key(relation, self._source.name, table)
-                _check_times(connection, relation, columns, self._source.name, table)
+                columns = read_columns(relation, self.name, table)
+                _check_readable(connection, Scan(relation.sql, columns, ()), self.name, table)
+                _check_key(relation, self.name, table)
+                _check_times(connection, relation, columns, self.name, table)
 
     def schema(self, table: Table) -> pa.Schema:
         """The Arrow schema of the rows, from the catalog; it stays the same while this reader is open."""
@@ -53,7 +52,7 @@ class PostgresReader:
 
     @contextmanager
     def _snapshot(self) -> Iterator[SourceSnapshot]:
-        with connect(self._conninfo, self._source.name) as connection, exported_snapshot(connection) as exported:
+        with connect(self._conninfo, self.name) as connection, exported_snapshot(connection, self.name) as exported:
             snapshot = PostgresSnapshot(self, exported)
             try:
                 yield snapshot
@@ -81,12 +80,16 @@ class PostgresReader:
         """The relation of a table, looked up once."""
         with self._lock:
             if table.name not in self._relations:
-                with connect(self._conninfo, self._source.name) as connection:
-                    self._relations[table.name] = find_relation(connection, self._source.name, table)
+                with connect(self._conninfo, self.name) as connection:
+                    self._relations[table.name] = self._find(connection, table)
             return self._relations[table.name]
 
+    def _find(self, connection: Connection, table: Table) -> Relation:
+        with reading(f"looking for table {table.name!r} of source {self.name!r}"):
+            return find_relation(connection, self.name, table)
+
     def _columns(self, table: Table) -> tuple[ReadColumn, ...]:
-        return read_columns(self.relation(table), self._source.name, table)
+        return read_columns(self.relation(table), self.name, table)
 
 
 class PostgresSnapshot:
@@ -160,7 +163,8 @@ class PostgresSnapshot:
                 f"select {quoted(name)}::text, {keys} from {relation.sql} "
                 f"where ({condition}) and {column.refused} order by {keys} limit 5"
             )
-            rows = connection.execute(query.encode()).fetchall()
+            with reading(self._tried(table)):
+                rows = connection.execute(query.encode()).fetchall()
             if rows:
                 found = "; ".join(f"{row[0]} in {_named(table.key, row[1:])}" for row in rows)
                 return ValueRefused(
@@ -216,10 +220,8 @@ _TIMES = ("timestamptz", "timestamp", "date")
 
 def _check_readable(connection: Connection, scan: Scan, source: str, table: Table) -> None:
     """The role may read the columns: the server plans the read's own query, and gives no row."""
-    try:
+    with reading(f"checking table {table.name!r} of source {source!r}"):
         connection.execute(scan.query("false").encode())
-    except psycopg.Error as error:
-        raise read_error(error, f"checking table {table.name!r} of source {source!r}") from None
 
 
 def _check_key(relation: Relation, source: str, table: Table) -> None:
@@ -288,9 +290,7 @@ def _named(names: Sequence[str], values: Sequence[object]) -> str:
 
 
 def _one(connection: Connection, query: str, tried: str) -> tuple[object, ...]:
-    try:
+    with reading(tried):
         row = connection.execute(query.encode()).fetchone()
-    except psycopg.Error as error:
-        raise read_error(error, tried) from None
     assert row is not None
     return tuple(row)

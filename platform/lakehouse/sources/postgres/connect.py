@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -62,6 +64,15 @@ def connect(conninfo: str, source: str) -> Connection:
         return psycopg.connect(conninfo, autocommit=True)
     except psycopg.OperationalError as error:
         raise _connect_error(str(error), conninfo, source) from None
+
+
+@contextmanager
+def reading(tried: str) -> Iterator[None]:
+    """Say what an error of Postgres in this block means."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise read_error(error, tried) from None
 
 
 def read_error(error: Exception, tried: str) -> LakehouseError:

@@ -15,7 +15,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from lakehouse.sources.postgres.connect import Connection, connect, read_error
+from lakehouse.sources.postgres.connect import Connection, connect, reading
 from lakehouse.spec import Position
 
 _SETTLE_SECONDS = 0.02
@@ -47,42 +47,46 @@ class ExportedSnapshot:
 
 
 @contextmanager
-def exported_snapshot(connection: Connection) -> Iterator[ExportedSnapshot]:
+def exported_snapshot(connection: Connection, source: str) -> Iterator[ExportedSnapshot]:
     """Note the position, then take and export a snapshot; it lasts until the context ends."""
+    try:
+        with reading(f"taking a snapshot of source {source!r}"):
+            exported = _export(connection)
+        yield exported
+    finally:
+        with suppress(psycopg.Error):  # a connection that is gone has no transaction left to end
+            connection.execute("rollback")
+
+
+def _export(connection: Connection) -> ExportedSnapshot:
     taken_at, on_replica, version, lsn, replayed = _row(connection, _ABOUT)
     connection.execute("select pg_sleep(%s)", (_SETTLE_SECONDS,))
     oldest, hidden = _row(connection, _SESSIONS)
     oldest_prepared, prepared = _row(connection, _PREPARED)
     connection.execute("begin isolation level repeatable read read only")
-    try:
-        (snapshot,) = _row(connection, "select pg_export_snapshot()")
-        reasons = []
-        if on_replica:
-            reasons.append("a replica does not show the primary's transactions")
-        if prepared:
-            reasons.append(f"{prepared} prepared transactions do not show when they began")
-        if hidden:
-            reasons.append(f"{hidden} sessions are hidden from this role: grant it pg_read_all_stats")
-        bounds: list[datetime] = [taken_at]
-        bounds += [time for time in (oldest, oldest_prepared, replayed if on_replica else None) if time is not None]
-        detail = {"snapshot": snapshot, "lsn": lsn, "server": f"Postgres {version}"}
-        if reasons:
-            detail["inexact"] = "; ".join(reasons)
-        yield ExportedSnapshot(snapshot, Position(taken_at, min(bounds), not reasons, detail))
-    finally:
-        with suppress(psycopg.Error):  # a connection that is gone has no transaction left to end
-            connection.execute("rollback")
+    (snapshot,) = _row(connection, "select pg_export_snapshot()")
+    reasons = []
+    if on_replica:
+        reasons.append("a replica does not show the primary's transactions")
+    if prepared:
+        reasons.append(f"{prepared} prepared transactions do not show when they began")
+    if hidden:
+        reasons.append(f"{hidden} sessions are hidden from this role: grant it pg_read_all_stats")
+    bounds: list[datetime] = [taken_at]
+    bounds += [time for time in (oldest, oldest_prepared, replayed if on_replica else None) if time is not None]
+    detail = {"snapshot": snapshot, "lsn": lsn, "server": f"Postgres {version}"}
+    if reasons:
+        detail["inexact"] = "; ".join(reasons)
+    return ExportedSnapshot(snapshot, Position(taken_at, min(bounds), not reasons, detail))
 
 
 @contextmanager
 def joined(conninfo: str, source: str, snapshot: str) -> Iterator[Connection]:
     """A connection of its own that sees what the exported snapshot sees."""
     with connect(conninfo, source) as connection:
-        try:
+        with reading(f"joining snapshot {snapshot} of source {source!r}"):
             connection.execute("begin isolation level repeatable read read only")
             connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        except psycopg.Error as error:
-            raise read_error(error, f"joining snapshot {snapshot} of source {source!r}") from None
         yield connection
 
 
