@@ -17,6 +17,8 @@ from lakehouse.settings import WarehouseSettings
 _REFUSED = {192, 193, 194, 516}
 _TRANSIENT = {159, 160, 202, 203, 209, 210, 241, 242, 243, 252, 279, 319, 999}
 _TAIL = 1 << 15
+_CONNECT, _SEND, _ANSWER = 10, 600, 3600
+"""Seconds: until a server that is there answers first; that it may leave a send waiting; that a statement may take."""
 _ARROW = {"output_format_arrow_string_as_string": "0", "output_format_arrow_compression_method": "none"}
 
 
@@ -35,6 +37,7 @@ class ClickHouseClient:
     @cached_property
     def _connection(self) -> Any:
         import clickhouse_connect
+        from urllib3 import Timeout
 
         settings = self._settings
         if not settings.host:
@@ -43,7 +46,7 @@ class ClickHouseClient:
                 allowed="the host of ClickHouse's HTTP interface",
                 remedy="Set LAKEHOUSE_WAREHOUSE__HOST, or start the embedded servers with `lakehouse up`.",
             )
-        return clickhouse_connect.get_client(
+        connection: Any = clickhouse_connect.get_client(
             host=settings.host,
             port=settings.port,
             username=settings.user,
@@ -51,9 +54,12 @@ class ClickHouseClient:
             secure=settings.secure,
             compress=False,
             autogenerate_session_id=False,
-            connect_timeout=10,
-            send_receive_timeout=3600,
+            connect_timeout=_CONNECT,
+            send_receive_timeout=_ANSWER,
         )
+        # The time to connect is also the time that a send may wait while the server is busy with what it has.
+        connection.timeout = Timeout(connect=_SEND, read=_ANSWER)
+        return connection
 
     def _connected(self) -> Any:
         with self._connecting:
