@@ -38,6 +38,10 @@ class Bringing:
     def place(self) -> Place:
         return Place.of(self.record.home, self.record.services[self.server.name], self.sources)
 
+    @property
+    def _where(self) -> str:
+        return f" on {self.server.address(self.place)}" if self.server.port_names else ""
+
     def run(self, cancelled: threading.Event) -> None:
         """Find it running and well, or start it; then create what the deployment needs in it."""
         began = time.monotonic()
@@ -46,13 +50,13 @@ class Bringing:
         if process is None or not self._answers(process, cancelled, seconds=10.0):
             if process is not None:
                 self.on_event(f"{name}: does not answer, starting again")
-                stop(process, first=self.server.stop_signal, grace=self.server.grace)
+                stop(process, first=self.server.stop_signal, grace=min(self.server.grace, 2.0))
             self._start(cancelled)
             self.was_started = True
         self.server.settle(self.place)
         self.record.lead(self.server.settings(self.place))
         said = f"ready after {time.monotonic() - began:.1f} s" if self.was_started else "already running"
-        self.on_event(f"{name}: {said}, {self.server.address(self.place)}")
+        self.on_event(f"{name}: {said}{self._where}")
 
     def _adopt(self) -> Process | None:
         """The running process of this server, also one whose start was cut off before it was recorded."""
@@ -73,7 +77,7 @@ class Bringing:
             place = self.place
             self.server.prepare(place)
             if not self.was_started:
-                self.on_event(f"{self.server.name}: starting on {self.server.address(place)}")
+                self.on_event(f"{self.server.name}: starting{self._where}")
                 self.was_started = True
             environment = {
                 **inherited_environment(),
@@ -120,7 +124,7 @@ class Bringing:
         port = place.ports[self.server.main_port] if self.server.port_names else None
         while is_alive(process) and not cancelled.is_set() and time.monotonic() < deadline:
             self.reason = "it does not listen" if port and is_free(port, self.server.host) else self.server.probe(place)
-            if self.reason is None:
+            if self.reason is None and is_alive(process):
                 return True
             cancelled.wait(0.05)
         return False

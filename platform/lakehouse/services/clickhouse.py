@@ -43,7 +43,10 @@ class ClickHouse(Server):
         return None if (status, body.strip()) == (200, "1") else f"HTTP {status}: {body[:300]}"
 
     def settle(self, place: Place) -> None:
-        status, body = query(place, f"create database if not exists {DATABASE} engine = Atomic")
+        try:
+            status, body = query(place, f"create database if not exists {DATABASE} engine = Atomic")
+        except (OSError, http.client.HTTPException) as error:
+            status, body = 0, f"{type(error).__name__}: {error}"
         if status != 200:
             raise ServiceFailed(f"creating the database {DATABASE} in clickhouse", value=body[:500], remedy=f"Read {place.log}.")
 

@@ -156,9 +156,6 @@ class DagsterDaemon(_DagsterProcess):
         since = self._heard_after or datetime.now(UTC) - HEARTBEAT
         return ask_daemon(self._settings.dagster.url.get_secret_value(), since)
 
-    def address(self, place: Place) -> str:
-        return "no port"
-
 
 def ask_webserver(host: str, port: int) -> str | None:
     """Ask the web server who it is; None when it is one."""

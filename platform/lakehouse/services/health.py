@@ -36,7 +36,7 @@ def _ask(record: Record, server: Server) -> ServiceStatus:
     if service is None:
         return ServiceStatus(server.name, "stopped", None, None, "", 0)
     place = Place.of(record.home, service, {})
-    address, held = server.address(place), size(place.data)
+    address, held = server.address(place) if server.port_names else None, size(place.data)
     if not is_alive(service.process) or service.process is None:
         detail = "" if service.process is None else f"process {service.process.pid} is gone; `lakehouse up` starts it again"
         return ServiceStatus(server.name, "stopped", address, None, detail, held)

@@ -108,10 +108,17 @@ class Postgres(Server):
         from psycopg import sql
 
         wanted = {CATALOG, DAGSTER, *place.sources_of("postgres")}
-        with psycopg.connect(url(place, "postgres"), autocommit=True) as connection:
-            there = {name for (name,) in connection.execute("select datname from pg_database")}
-            for database in sorted(wanted - there):
-                connection.execute(sql.SQL("create database {}").format(sql.Identifier(database)))
+        try:
+            with psycopg.connect(url(place, "postgres"), autocommit=True) as connection:
+                there = {name for (name,) in connection.execute("select datname from pg_database")}
+                for database in sorted(wanted - there):
+                    connection.execute(sql.SQL("create database {}").format(sql.Identifier(database)))
+        except psycopg.Error as error:
+            raise ServiceFailed(
+                f"creating the databases {', '.join(sorted(wanted))} in postgres",
+                value=str(error).strip(),
+                remedy=f"Read {place.log}, then try `lakehouse up` again.",
+            ) from error
 
     def settings(self, place: Place) -> dict[str, Any]:
         return {

@@ -68,7 +68,12 @@ def started_at(pid: int) -> str | None:
     if not Path("/proc/self/stat").exists():
         return _started_at_elsewhere(pid)
     fields = _stat(pid)
-    return None if fields is None or fields[0] == "Z" else fields[19]
+    return None if fields is None or _has_ended(fields) else fields[19]
+
+
+def _has_ended(fields: Sequence[str]) -> bool:
+    """Whether it is a zombie, all of its threads gone too: until then it still has its ports and files."""
+    return fields[0] == "Z" and int(fields[17]) <= 1
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -97,8 +102,10 @@ def marked(mark: str) -> Process | None:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             fields = _stat(int(entry.name))
-            if fields is not None and fields[3] == entry.name and wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found += [(int(fields[19]), Process(int(entry.name), fields[19]))] if fields[0] != "Z" else []
+            if fields is None or fields[3] != entry.name or _has_ended(fields):
+                continue
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((int(fields[19]), Process(int(entry.name), fields[19])))
     return min(found, key=lambda each: each[0])[1] if found else None
 
 
@@ -142,7 +149,7 @@ def _group_members(group: int) -> list[int]:
     members = []
     for entry in Path("/proc").iterdir():
         fields = _stat(int(entry.name)) if entry.name.isdigit() else None
-        if fields is not None and fields[2] == str(group) and fields[0] != "Z":
+        if fields is not None and fields[2] == str(group) and not _has_ended(fields):
             members.append(int(entry.name))
     return members
 

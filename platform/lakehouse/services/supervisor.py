@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ STORES: tuple[Server, ...] = (Postgres(), MongoDB(), S3(), ClickHouse())
 
 _KINDS: tuple[type[Server], ...] = (*(type(server) for server in STORES), DagsterWebserver, DagsterDaemon)
 KINDS = {kind.name: kind for kind in _KINDS}
-ORDER = tuple(KINDS)
+STOPPING = (("dagster-daemon", "dagster-webserver"), ("clickhouse",), ("s3", "mongodb", "postgres"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def start(
         bringing = [Bringing(server, record, embedded, on_event) for server in servers]
         all_at_once(bringing)
         started = tuple(each.server.name for each in bringing if each.was_started)
-        addresses = {each.server.name: each.server.address(each.place) for each in bringing}
+        addresses = {each.server.name: each.server.address(each.place) for each in bringing if each.server.port_names}
         leading = led(settings, record)
         write_instance(leading)
         return Services(leading, addresses, started)
@@ -139,12 +140,22 @@ def stop(settings: Settings, *, wipe: bool = False, on_event: OnEvent = lambda e
         return ()
     with locked(home):
         record = Record(home)
-        stopped = tuple(name for name in reversed(ORDER) if _stop_one(record, name, on_event))
+        stopped = _stop_all(record, on_event)
         if wipe:
             _wipe(home)
     if wipe and not any(home.iterdir()):
         home.rmdir()
     return stopped
+
+
+def _stop_all(record: Record, on_event: OnEvent) -> tuple[str, ...]:
+    """Dagster before the warehouse before the rest: what uses another server ends first."""
+    stopped: list[str] = []
+    for stage in STOPPING:
+        with ThreadPoolExecutor(max_workers=len(stage)) as pool:
+            ran = pool.map(lambda name: _stop_one(record, name, on_event), stage)
+            stopped += [name for name, did in zip(stage, ran, strict=True) if did]
+    return tuple(stopped)
 
 
 def _stop_one(record: Record, name: str, on_event: OnEvent) -> bool:
