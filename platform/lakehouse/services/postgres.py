@@ -60,7 +60,8 @@ class Postgres(Server):
         _own(place.data)
         command = [*identity(), str(binaries() / "initdb"), "-D", str(cluster), "-U", place.user, f"--pwfile={secret}"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
-        command += ["--builtin-locale=C.UTF-8"]
+        # The password has 128 random bits: stretching it would buy nothing, and cost 4 ms at each of Dagster's connections.
+        command += ["--builtin-locale=C.UTF-8", "--set", "scram_iterations=1"]
         try:
             made = subprocess.run(
                 command, cwd=place.data, env=inherited_environment(), capture_output=True, text=True, check=False
