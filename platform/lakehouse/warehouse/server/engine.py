@@ -6,7 +6,6 @@ however long, and the engine waits while nobody reads. (The engine's own streami
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +126,6 @@ class Engine:
     version: str = ""
     timezone: str = ""
     _first: Connection = field(init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         import chdb  # type: ignore[import-untyped,unused-ignore]  # 266 MB, a second: only in the server
@@ -153,10 +151,6 @@ class Engine:
             return Connection(self._chdb.connect(self._address))
         except RuntimeError as error:
             raise EngineError.from_engine(error) from None
-
-    def close(self) -> None:
-        """Close the folder; call it when no statement runs."""
-        self._first.close()
 
 
 def identifier(name: str) -> str:

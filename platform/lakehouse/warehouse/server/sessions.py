@@ -97,14 +97,6 @@ class Sessions:
         if session is not None:
             session.connection.close()
 
-    def close(self) -> None:
-        """Close all."""
-        with self._lock:
-            sessions = list(self._sessions.values())
-            self._sessions.clear()
-        for session in sessions:
-            session.connection.close()
-
     def _expired(self) -> list[Session]:
         now = time.monotonic()
         names = [
