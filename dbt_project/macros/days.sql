@@ -33,13 +33,13 @@
 {%- endmacro %}
 
 
-{# After insert_overwrite: a requested day that got no rows still has those of an earlier run; drop them. #}
+{# After insert_overwrite: a day that got no rows this time still has those of an earlier run; drop them. #}
 {% macro drop_emptied_days() %}
-    {%- if execute and model.config.materialized == 'incremental' and requested_days() -%}
+    {%- if execute -%}
         {%- set stale -%}
-            select distinct toString(day) as day from {{ this }} where {{ in_requested_days() }} and built_at <> {{ built_at() }}
+            select distinct toString(day) as emptied from {{ this }} where {{ in_requested_days() }} and built_at <> {{ built_at() }}
         {%- endset -%}
-        {%- set days = run_query(stale).columns['day'].values() -%}
+        {%- set days = run_query(stale).columns['emptied'].values() -%}
         {%- if days -%}
             alter table {{ this }} {% for day in days %}drop partition '{{ day }}'{{ ', ' if not loop.last }}{% endfor %}
         {%- endif -%}
