@@ -1,83 +1,38 @@
-"""dbt's models as assets: one invocation for all stale days, one at a time."""
+"""dbt's models as assets, its tests as checks: one invocation for all stale days, one at a time.
+
+The assets are made from the manifest; dbt itself is imported by the step that builds, and only when a day is stale. That keeps
+two seconds out of every process that loads the definitions (`docs/decisions/0005-dbt-without-its-imports.md`).
+"""
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
 
-from lakehouse.errors import ConfigurationError
+from lakehouse.orchestration.dbt_manifest import DbtGraph, DbtNode, DbtTest, dbt_environment, prepare_manifest, read_graph
 from lakehouse.orchestration.keys import ONLY_DUE, daily_partitions, is_set, requested_days
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.statistics import StaleStatistics, mark_built, stale_statistics
-from lakehouse.settings import Settings
 
 POOL = "dbt"
 """Two dbt runs on one target disturb each other; the pool lets one run at a time."""
-_SOURCES = ("*.sql", "*.yml", "*.yaml", "*.csv")
+GROUP = "statistics"
+Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
 
-class StatisticsTranslator(DagsterDbtTranslator):
-    """Names and partitions of dbt's models in the asset graph."""
+@dataclass(frozen=True)
+class NodeResult:
+    """How dbt ended with one node: its own status word, message and seconds."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(DagsterDbtTranslatorSettings(enable_code_references=False))
-        self._deployment_settings = settings
-
-    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
-        """All models are one group."""
-        return "statistics"
-
-    def get_partitions_def(self, dbt_resource_props: Mapping[str, Any]) -> dg.PartitionsDefinition | None:
-        """Models that are built day by day have daily partitions."""
-        materialized = dbt_resource_props.get("config", {}).get("materialized")
-        return daily_partitions(self._deployment_settings) if materialized == "incremental" else None
-
-
-def prepare_manifest(project_dir: Path, settings: Settings) -> Path:
-    """The project's manifest, parsed anew when a file of the project is younger.
-
-    Raises ConfigurationError with dbt's own words when the project does not parse.
-    """
-    manifest = project_dir / "target" / "manifest.json"
-    files = [path for pattern in _SOURCES for path in project_dir.rglob(pattern) if "target" not in path.parts]
-    if not files:
-        raise ConfigurationError(
-            "loading the dbt project",
-            value=str(project_dir),
-            allowed="a folder with dbt_project.yml and models",
-            remedy="Run in the deployment's folder, or pass the project's folder.",
-        )
-    if manifest.is_file() and manifest.stat().st_mtime >= max(path.stat().st_mtime for path in files):
-        return manifest
-    command = [_dbt(), "parse", "--quiet", "--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
-    parsed = subprocess.run(command, env={**os.environ, **dbt_environment(settings)}, capture_output=True, text=True)
-    if parsed.returncode != 0:
-        raise ConfigurationError(
-            f"parsing the dbt project in {project_dir}",
-            value=(parsed.stdout + parsed.stderr).strip()[-2000:],
-            remedy="Correct the model that dbt names.",
-        )
-    return manifest
-
-
-def dbt_environment(settings: Settings) -> dict[str, str]:
-    """The variables that `profiles.yml` reads."""
-    warehouse = settings.warehouse
-    return {
-        "LAKEHOUSE_WAREHOUSE__HOST": warehouse.host or "127.0.0.1",
-        "LAKEHOUSE_WAREHOUSE__PORT": str(warehouse.port),
-        "LAKEHOUSE_WAREHOUSE__USER": warehouse.user,
-        "LAKEHOUSE_WAREHOUSE__PASSWORD": warehouse.password.get_secret_value(),
-        "LAKEHOUSE_WAREHOUSE__DATABASE": warehouse.database,
-        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-    }
+    status: str
+    message: str
+    seconds: float
+    failures: int
 
 
 def statistics_assets(deployment: Deployment, project_dir: Path) -> dg.AssetsDefinition:
@@ -87,17 +42,21 @@ def statistics_assets(deployment: Deployment, project_dir: Path) -> dg.AssetsDef
     every model was built: a build that dies is repeated, and repeating it changes nothing.
     """
     settings = deployment.settings
-    manifest = prepare_manifest(project_dir, settings)
+    graph = read_graph(prepare_manifest(project_dir, settings))
+    partitions = daily_partitions(settings)
 
-    @dbt_assets(
-        manifest=manifest,
-        project=DbtProject(project_dir, profiles_dir=project_dir),
-        dagster_dbt_translator=StatisticsTranslator(settings),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        pool=POOL,
+    @dg.multi_asset(
         name="statistics",
+        specs=[_spec(node, partitions if node.by_day else None) for node in graph.nodes],
+        check_specs=[
+            dg.AssetCheckSpec(test.name, asset=dg.AssetKey(test.key), description=test.description) for test in graph.tests
+        ],
+        can_subset=True,
+        pool=POOL,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        description="One `dbt build` for the days that are stale.",
     )
-    def statistics(context: dg.AssetExecutionContext) -> Iterator[Any]:
+    def statistics(context: dg.AssetExecutionContext) -> Results:
         stale = stale_statistics(deployment)
         days = _days_to_build(context, stale)
         if not days and not stale.first_build:
@@ -105,13 +64,102 @@ def statistics_assets(deployment: Deployment, project_dir: Path) -> dg.AssetsDef
             return
         context.log.info(f"Building {len(days)} days of the statistics: {_span(days)}")
         os.environ.update(dbt_environment(settings))
-        dbt = DbtCliResource(project_dir=str(project_dir), profiles_dir=str(project_dir), dbt_executable=_dbt())
-        arguments = ["build", "--vars", json.dumps({"days": [day.isoformat() for day in days]})]
-        yield from dbt.cli(arguments, context=context, manifest=manifest).stream()
-        if not context.is_subset:
+        nodes = [node for node in graph.nodes if dg.AssetKey(node.key) in context.selected_asset_keys]
+        results = _build(project_dir, days, [] if len(nodes) == len(graph.nodes) else nodes)
+        sizes = _sizes(deployment, nodes)
+        yield from _told(context, graph, nodes, results, sizes, days)
+        broken = [node.name for node in nodes if results.get(node.unique_id, _MISSING).status != "success"]
+        if broken:
+            raise dg.Failure(f"dbt did not build {', '.join(broken)}.", metadata={"errors": _messages(results)})
+        if len(nodes) == len(graph.nodes):
             mark_built(deployment, stale)
 
     return statistics
+
+
+_MISSING = NodeResult("missing", "dbt did not reach it", 0.0, 0)
+
+
+def _spec(node: DbtNode, partitions: dg.PartitionsDefinition[str] | None) -> dg.AssetSpec:
+    columns = [dg.TableColumn(name, "?", description=text or None) for name, text in node.columns]
+    return dg.AssetSpec(
+        dg.AssetKey(node.key),
+        deps=[dg.AssetKey(key) for key in node.deps],
+        group_name=GROUP,
+        description=node.description,
+        kinds={"dbt", "clickhouse", node.kind},
+        owners=list(node.owners),
+        partitions_def=partitions,
+        skippable=True,
+        metadata={"dagster/column_schema": dg.TableSchema(columns), "dagster/relation_identifier": f"{node.schema}.{node.name}"},
+    )
+
+
+def _build(project_dir: Path, days: list[date], only: list[DbtNode]) -> dict[str, NodeResult]:
+    """Run `dbt build` in this process; results by unique id. Raises Failure when dbt could not begin."""
+    from dbt.artifacts.schemas.run import RunExecutionResult
+    from dbt.cli.main import dbtRunner
+
+    folder = str(project_dir)
+    command = ["build", "--project-dir", folder, "--profiles-dir", folder]
+    command += ["--vars", json.dumps({"days": [day.isoformat() for day in days]})]
+    if only:
+        command += ["--select", *(node.name for node in only)]
+    outcome = dbtRunner().invoke(command)
+    if not isinstance(outcome.result, RunExecutionResult):
+        raise dg.Failure("dbt could not begin.", metadata={"error": str(outcome.exception)})
+    return {
+        result.node.unique_id: NodeResult(
+            str(result.status), result.message or "", float(result.execution_time), int(result.failures or 0)
+        )
+        for result in outcome.result.results
+    }
+
+
+def _told(
+    context: dg.AssetExecutionContext,
+    graph: DbtGraph,
+    nodes: list[DbtNode],
+    results: Mapping[str, NodeResult],
+    sizes: Mapping[str, tuple[int, int]],
+    days: list[date],
+) -> Results:
+    for node in nodes:
+        result = results.get(node.unique_id, _MISSING)
+        if result.status == "success":
+            yield dg.MaterializeResult(asset_key=dg.AssetKey(node.key), metadata=_metadata(node, result, sizes, days))
+    for test in graph.tests:
+        found = results.get(test.unique_id)
+        key = dg.AssetCheckKey(dg.AssetKey(test.key), test.name)
+        if found is not None and found.status != "skipped" and key in context.selected_asset_check_keys:
+            yield _checked(test, found)
+
+
+def _metadata(node: DbtNode, result: NodeResult, sizes: Mapping[str, tuple[int, int]], days: list[date]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"seconds": round(result.seconds, 2), "days built": _span(days) if node.by_day else "whole"}
+    if node.name in sizes:
+        metadata["dagster/row_count"], metadata["bytes"] = sizes[node.name]
+    return metadata
+
+
+def _checked(test: DbtTest, result: NodeResult) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=dg.AssetKey(test.key),
+        check_name=test.name,
+        passed=result.status == "pass",
+        severity=dg.AssetCheckSeverity.ERROR if test.blocking and result.status != "warn" else dg.AssetCheckSeverity.WARN,
+        metadata={"failures": result.failures} | ({"error": result.message} if result.message else {}),
+    )
+
+
+def _sizes(deployment: Deployment, nodes: list[DbtNode]) -> dict[str, tuple[int, int]]:
+    """Rows and bytes on disk of the tables among `nodes`."""
+    schemas = ", ".join(sorted({f"'{node.schema}'" for node in nodes})) or "''"
+    query = (
+        "select database, table, sum(rows) as rows, sum(bytes_on_disk) as bytes from system.parts"
+        f" where active and database in ({schemas}) group by database, table"
+    )
+    return {row["table"]: (int(row["rows"]), int(row["bytes"])) for row in deployment.warehouse.query(query).to_pylist()}
 
 
 def _days_to_build(context: dg.AssetExecutionContext, stale: StaleStatistics) -> list[date]:
@@ -123,8 +171,8 @@ def _days_to_build(context: dg.AssetExecutionContext, stale: StaleStatistics) ->
 
 
 def _span(days: list[date]) -> str:
-    return f"{days[0]} to {days[-1]}" if days else "none"
+    return f"{days[0]} to {days[-1]} ({len(days)})" if days else "none"
 
 
-def _dbt() -> str:
-    return str(Path(sys.executable).parent / "dbt")
+def _messages(results: Mapping[str, NodeResult]) -> str:
+    return "\n\n".join(f"{uid}: {result.message}" for uid, result in results.items() if result.status in ("error", "fail"))

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from lakehouse.errors import CommitConflict
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
 from lakehouse.warehouse.publisher import Published
+
+ATTEMPTS = 8
+"""Exchanges that another publisher may win before this one gives up."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,27 @@ class Publication:
 def publish_table(deployment: Deployment, source: Source, table: Table) -> Publication | None:
     """Copy what changed since the published version; None for a table that the lake has not got.
 
-    The version is pinned: rows and marker are of one lake version, whatever is committed meanwhile.
+    Raises CommitConflict only after losing `ATTEMPTS` exchanges in a row to other publishers.
     """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _publish(deployment, source, table)
+        except CommitConflict:
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _publish(deployment: Deployment, source: Source, table: Table) -> Publication | None:
+    """One attempt. The version is pinned: rows and marker are of one lake version, whatever is committed meanwhile.
+
+    What is published is looked at before the lake: a version older than the published one is then a rollback, never a race.
+    """
+    before = deployment.warehouse.state(source.name, table)
     state = deployment.lake.state(source.name, table)
     if state is None:
         return None
     current = state.current
-    before = deployment.warehouse.state(source.name, table)
     if before is not None and (before.version, before.marker) == (current.version, current.marker):
         return Publication(before, (), changed=False)
     partitions = None
@@ -48,5 +66,6 @@ def publish_table(deployment: Deployment, source: Source, table: Table) -> Publi
         version=current.version,
         partitions=partitions,
         scan=scan,
+        base=before,
     )
     return Publication(published, partitions, changed=True)
