@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lakehouse.sources.mongodb import bson_scan
 from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_fields
@@ -261,7 +262,7 @@ class _Column:
         text[:, 0::2], text[:, 1::2] = digits[raw >> 4], digits[raw & 15]
         offsets = np.arange(0, 24 * len(ids) + 1, 24, dtype=np.int32)
         array = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(text.reshape(-1)))
-        return array if ids.all() else pa.compute.if_else(pa.array(ids), array, None)
+        return array if ids.all() else pc.if_else(pa.array(ids), array, None)
 
     def _with_rest(self, array: pa.Array, done: Mask) -> pa.Array:
         left, others = self.rest(done)

@@ -11,22 +11,44 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bson import CodecOptions, ObjectId, json_util
+from bson import Code, CodecOptions, ObjectId, json_util
 from bson.binary import UuidRepresentation
-from bson.codec_options import DatetimeConversion
+from bson.codec_options import DatetimeConversion, TypeCodec, TypeRegistry
 from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 from bson.json_util import DatetimeRepresentation, JSONMode, JSONOptions
+
+
+@dataclass(frozen=True)
+class Javascript:
+    """Code as a value of its own: the driver's `Code` is a string, and would pass for one."""
+
+    code: Code
+
+
+class _JavascriptCodec(TypeCodec):
+    bson_type = Code
+    python_type = Javascript
+
+    def transform_bson(self, value: Any) -> Javascript:
+        return Javascript(value)
+
+    def transform_python(self, value: Any) -> Code:
+        code: Code = value.code
+        return code
+
 
 EXACT: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True,
     uuid_representation=UuidRepresentation.UNSPECIFIED,
     datetime_conversion=DatetimeConversion.DATETIME_MS,
+    type_registry=TypeRegistry([_JavascriptCodec()]),
 )
-"""Decoding that keeps every value: dates as their milliseconds, binaries with their subtype."""
+"""Decoding that keeps every value: dates as their milliseconds, binaries with their subtype, code apart from text."""
 
 _OPTIONS = JSONOptions(
     json_mode=JSONMode.RELAXED,
@@ -53,7 +75,7 @@ def _wrapped(value: Any) -> Any:
         return {"$date": _date(int(value))}
     if isinstance(value, Decimal128):
         return {"$numberDecimal": str(value)}
-    return json_util.default(value, _OPTIONS)
+    return json_util.default(value.code if isinstance(value, Javascript) else value, _OPTIONS)
 
 
 def _date(milliseconds: int) -> Any:

@@ -34,13 +34,13 @@ def date_extent(documents: Documents, field: str, now: int, *, limit_stops: bool
         last = _edge(documents, field, FIRST_MILLISECOND, LAST_MILLISECOND, -1)
         return None if last is None else (_edge(documents, field, FIRST_MILLISECOND, LAST_MILLISECOND, 1), last)
     last = next(
-        (edge for low, high in _downwards(now) if (edge := _edge(documents, field, low, high, -1)) is not None),
+        (edge for low, high in downwards(now) if (edge := _edge(documents, field, low, high, -1)) is not None),
         None,
     )
     if last is None:
         return None
     first = next(
-        (edge for low, high in _upwards(_milliseconds(last)) if (edge := _edge(documents, field, low, high, 1)) is not None),
+        (edge for low, high in upwards(_milliseconds(last)) if (edge := _edge(documents, field, low, high, 1)) is not None),
         last,
     )
     return first, last
@@ -58,22 +58,23 @@ def _edge(documents: Documents, field: str, low: int, high: int, direction: int)
     return None
 
 
-def _downwards(now: int) -> Iterator[tuple[int, int]]:
+def downwards(now: int) -> Iterator[tuple[int, int]]:
     """Ranges that cover all dates: the future, then back from `now` by growing steps."""
     yield now, LAST_MILLISECOND
     high, distance = now - 1, float(_SECOND)
-    while distance < _CENTURY:
+    while distance < _CENTURY and now - distance > FIRST_MILLISECOND:
         low = now - int(distance)
         yield low, high
         high = low - 1
         step = distance * (_GROWTH - 1)
         distance += max(_SECOND, min(step, _DAY) if distance < 400 * _DAY else step)
-    yield FIRST_MILLISECOND, high
+    if high >= FIRST_MILLISECOND:
+        yield FIRST_MILLISECOND, high
 
 
-def _upwards(last: int) -> Iterator[tuple[int, int]]:
+def upwards(last: int) -> Iterator[tuple[int, int]]:
     """Ranges that cover all dates up to `last`: everything long before, then towards it by shrinking steps."""
-    low, distance = FIRST_MILLISECOND, float(_CENTURY)
+    low, distance = FIRST_MILLISECOND, float(min(_CENTURY, last - FIRST_MILLISECOND))
     while distance > _SECOND:
         high = last - int(distance)
         yield low, high

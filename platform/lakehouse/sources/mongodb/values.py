@@ -18,6 +18,7 @@ from bson.binary import Binary
 from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 
+from lakehouse.sources.mongodb.bson_scan import ARRAY, DOCUMENT, SCOPED_CODE
 from lakehouse.sources.mongodb.extended_json import EXACT, json_text
 from lakehouse.spec.types import arrow_type
 
@@ -26,17 +27,27 @@ FIRST_MILLISECOND, LAST_MILLISECOND = -62135596800000, 253402300799999
 DAY_MILLISECONDS = 86_400_000
 
 
+_NESTED = (DOCUMENT, ARRAY, SCOPED_CODE)
+
+
 class Misfit(Exception):
     """The declared type cannot hold a value; the message shows it."""
 
 
 def decoded(kind: int, value: bytes) -> Any:
-    """The Python value of a BSON value's bytes (an element without type and name); Misfit for text that is not UTF-8."""
+    """The Python value of a BSON value's bytes (an element without type and name).
+
+    Misfit for text that is not UTF-8, and for an object that is not what it decodes to: of a field that is there twice, the
+    driver keeps the last.
+    """
     document = struct.pack("<i", len(value) + 7) + bytes((kind, 0)) + value + b"\0"
     try:
-        return bson.decode(document, EXACT)[""]
+        decoded = bson.decode(document, EXACT)
+        if kind in _NESTED and len(bson.encode(decoded, codec_options=EXACT)) != len(document):
+            raise Misfit("with a field twice in one object, or an obsolete dbPointer")
     except bson.InvalidBSON as error:
         raise Misfit(str(error)) from None
+    return decoded[""]
 
 
 def converter(declared: str) -> Callable[[Any], Any]:
