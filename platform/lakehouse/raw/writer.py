@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +62,17 @@ def write_files(
     """
     groups = _row_groups(_checked(batches, schema, batch_id))
     first = next(groups, None)
-    with ThreadPoolExecutor(1) as summing:
+    if first is None:
+        return
+    with connect_duckdb(threads=1) as connection, ThreadPoolExecutor(1) as pool:
+
+        def summed(group: pa.Table) -> Future[RowChecksum]:
+            return pool.submit(checksum_of, group, schema, connection)
+
         number = 0
         while first is not None:
             path = folder / f"{batch_id}-{number}.parquet"
-            rows, first = _write_file(path, first, groups, schema, batch_id, digest, summing)
+            rows, first = _write_file(path, first, groups, schema, batch_id, digest, summed)
             yield LocalFile(path, rows, path.stat().st_size, sha256_of(path))
             number += 1
 
@@ -84,18 +90,18 @@ def _write_file(
     schema: pa.Schema,
     batch_id: str,
     digest: Digest,
-    summing: ThreadPoolExecutor,
+    summed: Callable[[pa.Table], Future[RowChecksum]],
 ) -> tuple[int, pa.Table | None]:
     rows = 0
     plain = schema.with_metadata({BATCH_ID_KEY: batch_id})
     with pq.ParquetWriter(path, plain, compression="zstd", compression_level=1, write_statistics=True) as writer:
         while True:
-            summed = summing.submit(_checksum, group)
+            checksum = summed(group)
             try:
                 writer.write_table(group.cast(plain), row_group_size=GROUP_ROWS)
             except (pa.ArrowInvalid, ValueError) as error:
                 raise _refused(batch_id, error) from error
-            digest.checksum = digest.checksum + summed.result()
+            digest.checksum = digest.checksum + checksum.result()
             if digest.sample.num_rows < SAMPLE_ROWS:
                 digest.sample = pa.concat_tables([digest.sample, group]).slice(0, SAMPLE_ROWS)
             rows += group.num_rows
@@ -104,11 +110,6 @@ def _write_file(
                 break
             group = following
     return rows, following
-
-
-def _checksum(group: pa.Table) -> RowChecksum:
-    with connect_duckdb(threads=1) as connection:
-        return checksum_of(group, group.schema, connection)
 
 
 def _checked(batches: Iterable[pa.RecordBatch], schema: pa.Schema, batch_id: str) -> Iterator[pa.RecordBatch]:
