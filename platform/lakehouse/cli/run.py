@@ -95,16 +95,15 @@ def _definitions() -> Any:
 
 
 def print_statistics(here: Deployment) -> None:
-    """The daily statistics of the last 31 days, if they were built."""
+    """The daily statistics of the last 14 days, if they were built."""
     exists = here.warehouse.query(
         "select count() as n from system.tables where database = 'statistics' and name = 'daily_statistics'"
     )
     if not exists["n"][0].as_py():
         say("there are no statistics yet")
         return
-    result = here.warehouse.query(
-        "select * from (select * from statistics.daily_statistics order by day desc limit 31) order by day"
-    )
+    newest = "select * except built_at from statistics.daily_statistics order by day desc limit 14"
+    result = here.warehouse.query(f"select * from ({newest}) order by day")
     numbers = [name for name in result.column_names if name != "day"]
     rows = [tuple(row.values()) for row in result.to_pylist()]
     print_table(result.column_names, rows, right=numbers, title="Daily statistics")

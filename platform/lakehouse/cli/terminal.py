@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 import click
 
@@ -43,8 +44,9 @@ def text_of(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1 else f"{value:,.2f}"
+    if isinstance(value, float | Decimal):
+        value = float(value)
+        return f"{value:,.4g}" if 0 < abs(value) < 1 else f"{value:,.2f}"
     return str(value).replace("\n", " ")
 
 

@@ -97,7 +97,7 @@ def _tell(entry: dg.EventLogEntry, on_event: Callable[[str], None]) -> None:
             on_event(f"FAILED  {event.step_key}")
         elif event.is_step_skipped:
             on_event(f"skipped {event.step_key}")
-    elif entry.user_message and int(entry.level) >= 20:
+    elif entry.user_message and int(entry.level) >= 20 and not entry.user_message.startswith("op '"):
         on_event(f"        {entry.user_message}")
 
 

@@ -101,7 +101,7 @@ def _verify(
         if schema is None and not raw.problem:
             empty = tuple(CopyReport(copy, 0, 0, RowChecksum(0, 0).hex) for copy in COPIES)
             return TableReport(f"{source.name}.{table.name}", empty)
-        lake = _lake(deployment, source, table, connection)
+        lake = _lake(deployment, source, table, connection, schema)
         warehouse = _warehouse(deployment, source, table, connection)
         reference = raw if not raw.problem else lake
         reports = [_report(name, found, reference) for name, found in (("raw", raw), ("lake", lake), ("warehouse", warehouse))]
@@ -131,7 +131,10 @@ def _raw(
         return None, found
 
 
-def _lake(deployment: Deployment, source: Source, table: Table, connection: duckdb.DuckDBPyConnection) -> _Found:
+def _lake(
+    deployment: Deployment, source: Source, table: Table, connection: duckdb.DuckDBPyConnection, schema: pa.Schema | None
+) -> _Found:
+    """The lake's rows also when its version has no marker: then somebody else wrote it, and the rows say where."""
     found = _Found()
     try:
         state = deployment.lake.state(source.name, table)
@@ -139,8 +142,13 @@ def _lake(deployment: Deployment, source: Source, table: Table, connection: duck
             found.problem = "the table was not built yet: run `lakehouse run`"
             return found
         found.sequence = state.current.marker.sequence
-        batches = deployment.lake.scan(source.name, table, version=state.current.version)
-        found.parts = _parts(connection, batches, state.schema, table, "lake_parts")
+        schema = state.schema
+    except LakehouseError as error:
+        found.problem = str(error)
+        if schema is None:
+            return found
+    try:
+        found.parts = _parts(connection, deployment.lake.scan(source.name, table), schema, table, "lake_parts")
     except (LakehouseError, OSError, pa.ArrowException) as error:
         found.problem = f"cannot be read: {error}"
     return found
@@ -181,7 +189,7 @@ def _report(name: str, found: _Found, reference: _Found) -> CopyReport:
     if not problem and found.sequence != reference.sequence:
         word = "behind" if found.sequence < reference.sequence else "ahead"
         problem = f"{word}: it holds sequence {found.sequence} of {reference.sequence}; run `lakehouse run`"
-    differs = _differing(found.parts, reference.parts) if not found.problem else ()
+    differs = () if found.problem and not found.parts else _differing(found.parts, reference.parts)
     return CopyReport(name, found.sequence, rows.rows, rows.hex, differs, problem)
 
 
