@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -93,8 +93,8 @@ def lake_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     return make_lake(tmp_path / "home", place, catalog, engine)
 
 
-@pytest.fixture
-def folder_lake(tmp_path: Path) -> Lake:
+@pytest.fixture(name="folder_lake")
+def folder_lake_fixture(tmp_path: Path) -> Lake:
     """A lake that needs no server."""
     return make_lake(
         tmp_path / "home", StoreSettings(url=(tmp_path / "store").as_uri()), f"sqlite:///{tmp_path}/catalog.db?timeout=30"
@@ -138,4 +138,3 @@ def processes_done(processes: Sequence[BaseProcess], timeout: float = 240) -> No
         assert one.exitcode == 0, one.exitcode
 
 
-__all__ = ["Iterator", "Lake", "folder_lake", "lake_fixture", "make_lake"]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,7 +19,6 @@ from lakehouse.spec.types import arrow_field, declared_type
 from lakehouse.stores import ObjectStore
 
 SOURCE = "shop"
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Row = dict[str, Any]
 
 
@@ -129,4 +127,3 @@ def digest(table: pa.Table) -> tuple[int, str]:
     return found.rows, found.hex
 
 
-__all__ = ["NOON", "SOURCE", "HandLog", "Row", "by_key", "day", "day_window", "digest", "duckdb", "hours", "rows_of"]

@@ -277,6 +277,16 @@ def test_an_entry_a_time_and_all_at_once_give_the_same_rows_and_marker(lake: Lak
     assert once.state.current.marker == step
 
 
+def test_deleted_keys_before_any_row_are_refused(lake: Lake) -> None:
+    log = users_log(lake, bucket("id", 4))
+    log.write("delete", [{"id": "a"}], columns=["id"])
+    with pytest.raises(WrongUse, match="deleted keys alone"):
+        lake.apply(log)
+    log.write("upsert", [user("a")])
+    lake.apply(log)
+    lake.check(log, [user("a")])
+
+
 @pytest.mark.parametrize("damage", ["changed", "short", "gone"])
 def test_a_damaged_raw_file_is_named_and_nothing_is_applied(lake: Lake, damage: str) -> None:
     log = lake.log(LOGS, LOG_FIELDS, ("id", "at"))

@@ -17,7 +17,8 @@ class TableVersion:
     """One version of a lake table.
 
     version: the format's own number (Iceberg snapshot id). marker: what the copy holds. changed_days: UTC days (ISO dates) of the
-    event time whose rows this version changed, empty when the table has no event time. partitions: names of those it rewrote.
+    event time whose rows this version changed, empty when the table has no event time. partitions: names of those it rewrote,
+    empty too when they were too many to write down.
     """
 
     version: int
@@ -60,9 +61,11 @@ class LakeTables(Protocol):
     def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
         """Fold log entries (in order of sequence) into the table; rows and marker are one commit.
 
-        Entries at or below the watermark are ignored. files_root: the raw table's folder in the store, to which the paths in
-        the manifests are relative. Raises CommitConflict when anything moved the table since it was read (nothing was committed:
-        call again), SchemaChanged, DamagedData.
+        Entries at or below the watermark are ignored; the others must follow on it without a gap. An entry that changes no row
+        moves the watermark and rewrites nothing. files_root: the raw table's folder in the store, to which the paths in the
+        manifests are relative. Raises CommitConflict when anything moved the table since it was read (nothing was committed:
+        call again), SchemaChanged, DamagedData, SourceMismatch (a column of the declaration that no batch brought), and WrongUse
+        for a table that is not there and no entries.
         """
         ...
 
@@ -75,7 +78,11 @@ class LakeTables(Protocol):
         version: int | None = None,
         columns: Sequence[str] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of a version (default: the current one), all or those of the named partitions and columns."""
+        """The rows of a version (default: the current one), all or those of the named partitions and columns.
+
+        Every batch has the schema of that version, with its metadata: that of `state` for the current one. Memory is bounded by
+        one row group.
+        """
         ...
 
     def partitions(self, source: str, table: Table, *, version: int | None = None) -> dict[str, int]:

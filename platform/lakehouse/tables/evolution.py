@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from lakehouse.errors import SchemaChanged, SourceMismatch
+from lakehouse.errors import SchemaChanged, SourceMismatch, WrongUse
 from lakehouse.spec import FieldSpec, Manifest, Table
 
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
@@ -41,7 +41,8 @@ def evolved_fields(
     """The columns of `table` after the batches, those that were there first, in their order.
 
     current: the columns of the table as it stands; empty for a table that is not there yet.
-    Raises SchemaChanged naming column, types and the ways on; SourceMismatch when a column that the declaration needs never came.
+    Raises SchemaChanged naming column, types and the ways on; SourceMismatch when a column that the declaration needs never came;
+    WrongUse when no batch has brought columns yet.
     """
     fields = {field.name: field for field in current}
     born = bool(current)
@@ -59,8 +60,14 @@ def evolved_fields(
                 if name not in brought and not field.nullable:
                     fields[name] = replace(field, nullable=True)
             born = True
-    if born:
-        _check_declared(source, table, fields)
+    if not born:
+        raise WrongUse(
+            f"building {source}.{table.name}",
+            value="batches of deleted keys alone",
+            allowed="at least one batch with the table's columns, rows in it or not",
+            remedy="Extract the table's rows first.",
+        )
+    _check_declared(source, table, fields)
     return tuple(fields.values())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lakehouse.errors import ConfigurationError, DamagedData
 from lakehouse.rows.checksum import EMPTY, row_digest_sql
 from lakehouse.rows.duck import literal, quoted
 from lakehouse.rows.fold import FoldEntry, fold_sql
@@ -254,6 +256,27 @@ class Fold:
     def _is_touched(self) -> str:
         match = " and ".join(f"t.{quoted(name)} is not distinct from r.{quoted(name)}" for name in self.table.key)
         return f"exists (select 1 from touched_keys as t where {match})"
+
+
+@contextmanager
+def folding(tried: str, memory_limit_mb: int) -> Iterator[None]:
+    """Turn what DuckDB raises in a fold into the platform's errors."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise ConfigurationError(
+            tried,
+            value=str(error).partition("\n")[0],
+            allowed=f"{memory_limit_mb} MiB of memory, and what the disk has room for",
+            remedy="Raise LAKEHOUSE_MEMORY_LIMIT_MB, lower LAKEHOUSE_THREADS, or free the disk that LAKEHOUSE_HOME is on.",
+        ) from error
+    except (duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException) as error:
+        raise DamagedData(
+            tried,
+            value=str(error).partition("\n")[0],
+            allowed="raw files with the columns and types that their manifests name",
+            remedy="Extract the batch again; nothing was applied.",
+        ) from error
 
 
 def stored_rows(schema: pa.Schema, paths: Sequence[Path]) -> str | None:

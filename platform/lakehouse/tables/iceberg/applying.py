@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
@@ -23,7 +24,7 @@ from lakehouse.tables.batches import LocalBatch, fetch_batches, needed_entries
 from lakehouse.tables.columns import arrow_schema, field_specs
 from lakehouse.tables.engine import Applied
 from lakehouse.tables.evolution import evolved_fields, rewrites_text
-from lakehouse.tables.folding import Fold, FoldResult, OldPartition
+from lakehouse.tables.folding import Fold, FoldResult, OldPartition, folding
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED, UNKNOWN, StoredFile, commit_snapshot
 from lakehouse.tables.iceberg.files import LiveFile, download, file_batches, live_files
@@ -158,28 +159,40 @@ class Apply:
         self, transaction: Transaction, batches: Sequence[LocalBatch], old: dict[str, list[LiveFile]], folder: Path
     ) -> FoldResult:
         limit = self.settings.memory_limit_mb
+        tried = f"folding {self.source}.{self.table.name}"
         connection = connect_duckdb(threads=self.settings.threads, memory_limit_mb=limit, temp_directory=folder / "spill")
         try:
-            self.scheme.prepare(connection)
-            fold = Fold(
-                connection=connection,
-                table=self.table,
-                schema=self.schema,
-                scheme=self.scheme,
-                field_ids=field_ids(transaction.table_metadata.schema()),
-                batches=batches,
-                folder=folder / "fold",
-                old={name: self._old_partition(files, folder / "old") for name, files in old.items()},
-                group_bytes=(limit << 20) // GROUP_SHARE,
-                every_row=self.every_row,
-            )
-            new = fold.new_rows()
-            if self.table.mode == "upsert":
-                fold.collect_keys()
-            touched = self._touched(fold, {name for rows in new.values() for name in rows}, old)
-            return fold.run(sorted(touched), new)
+            with folding(tried, limit):
+                return self._fold_with(connection, transaction, batches, old, folder)
         finally:
             connection.close()
+
+    def _fold_with(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        transaction: Transaction,
+        batches: Sequence[LocalBatch],
+        old: dict[str, list[LiveFile]],
+        folder: Path,
+    ) -> FoldResult:
+        self.scheme.prepare(connection)
+        fold = Fold(
+            connection=connection,
+            table=self.table,
+            schema=self.schema,
+            scheme=self.scheme,
+            field_ids=field_ids(transaction.table_metadata.schema()),
+            batches=batches,
+            folder=folder / "fold",
+            old={name: self._old_partition(files, folder / "old") for name, files in old.items()},
+            group_bytes=(self.settings.memory_limit_mb << 20) // GROUP_SHARE,
+            every_row=self.every_row,
+        )
+        new = fold.new_rows()
+        if self.table.mode == "upsert":
+            fold.collect_keys()
+        touched = self._touched(fold, {name for rows in new.values() for name in rows}, old)
+        return fold.run(sorted(touched), new)
 
     def _old_partition(self, files: Sequence[LiveFile], folder: Path) -> OldPartition:
         return OldPartition(sum(file.task.file.file_size_in_bytes for file in files), partial(self._fetch, files, folder))

@@ -12,7 +12,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from lakehouse.errors import ConfigurationError, StoreUnavailable
 from lakehouse.settings import Settings, StoreSettings
@@ -79,8 +79,8 @@ class LakeCatalog:
                 try:
                     self._catalog = SqlCatalog(self._settings.catalog.name, **properties)
                     break
-                except (IntegrityError, ProgrammingError):
-                    if attempt == _ATTEMPTS - 1:
+                except (IntegrityError, ProgrammingError, OperationalError) as error:
+                    if attempt == _ATTEMPTS - 1 or not _made_by_another(error):
                         raise
         assert self._catalog is not None
         return self._catalog
@@ -104,6 +104,12 @@ def file_io_properties(store: StoreSettings) -> dict[str, str]:
     return properties
 
 
+def _made_by_another(error: DBAPIError) -> bool:
+    """Whether the catalog's tables were made by another process between this one's look and its attempt."""
+    said = str(error.orig)
+    return "already exists" in said or "duplicate key" in said
+
+
 def catalog_error(tried: str, error: OperationalError, settings: Settings) -> ConfigurationError | StoreUnavailable:
     """The platform's error for a catalog database that refuses or does not answer; the password is not in it."""
     url = make_url(_sqlalchemy_url(settings.catalog.url.get_secret_value())).render_as_string(hide_password=True)
@@ -124,22 +130,18 @@ def catalog_error(tried: str, error: OperationalError, settings: Settings) -> Co
 
 
 def _sqlalchemy_url(url: str) -> str:
-    if not url:
-        raise ConfigurationError(
-            "opening the Iceberg catalog",
-            value="LAKEHOUSE_CATALOG__URL is not set",
-            allowed="postgresql://user:password@host:port/database",
-            remedy="Set LAKEHOUSE_CATALOG__URL, or start the embedded servers with `lakehouse up`.",
-        )
+    """The catalog's URL with the driver that is installed; ConfigurationError for one that cannot be meant."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres", "sqlite"):
         raise ConfigurationError(
             "opening the Iceberg catalog",
-            value="LAKEHOUSE_CATALOG__URL is not a URL",
-            allowed="postgresql://user:password@host:port/database",
-            remedy="Correct LAKEHOUSE_CATALOG__URL.",
-        ) from None
+            value="a LAKEHOUSE_CATALOG__URL that is no such URL" if url else "LAKEHOUSE_CATALOG__URL is not set",
+            allowed="postgresql://user:password@host:port/database, or sqlite:////absolute/file",
+            remedy="Set LAKEHOUSE_CATALOG__URL, or start the embedded servers with `lakehouse up`.",
+        )
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg2")
     return parsed.render_as_string(hide_password=False)

@@ -16,7 +16,7 @@ from lakehouse.tables.iceberg.applying import Apply, conflict, pending_entries, 
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED
 from lakehouse.tables.iceberg.files import file_batches, live_files
-from lakehouse.tables.iceberg.versions import schema_at, snapshot_at_sequence, snapshot_of, state_of, version_of
+from lakehouse.tables.iceberg.versions import find_marker, schema_at, snapshot_at_sequence, snapshot_of, state_of, version_of
 from lakehouse.tables.partitions import PartitionScheme
 
 
@@ -92,7 +92,7 @@ class EmbeddedIceberg:
     def history(self, source: str, table: Table) -> list[TableVersion]:
         handle = self._existing(source, table)
         snapshots = sorted(handle.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
-        return [version_of(source, table, handle, snapshot) for snapshot in snapshots]
+        return [version_of(source, table, handle, snapshot) for snapshot in snapshots if find_marker(handle, snapshot)]
 
     def rollback(self, source: str, table: Table, version: int) -> TableState:
         handle = self._existing(source, table)

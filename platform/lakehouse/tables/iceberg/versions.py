@@ -17,18 +17,26 @@ from lakehouse.tables.iceberg.schema import fields_of
 
 
 def properties_of(snapshot: Snapshot) -> dict[str, str]:
+    """The summary of a snapshot without its operation."""
     return dict(snapshot.summary.additional_properties) if snapshot.summary else {}
 
 
-def marker_at(source: str, table: Table, handle: IcebergTable, snapshot: Snapshot) -> Marker:
-    """The marker of a snapshot; a compaction by another tool has its parent's, for it changes no rows."""
+def find_marker(handle: IcebergTable, snapshot: Snapshot) -> Marker | None:
+    """The marker of a snapshot, None when another tool made it; a rewrite that changes no rows has its parent's."""
     at: Snapshot | None = snapshot
     while at is not None:
         if found := markers.marker_of(properties_of(at)):
             return found
         if at.summary is None or at.summary.operation != Operation.REPLACE or at.parent_snapshot_id is None:
-            break
+            return None
         at = handle.snapshot_by_id(at.parent_snapshot_id)
+    return None
+
+
+def marker_at(source: str, table: Table, handle: IcebergTable, snapshot: Snapshot) -> Marker:
+    """The marker of a snapshot; DamagedData when it has none."""
+    if found := find_marker(handle, snapshot):
+        return found
     raise DamagedData(
         f"reading the marker of {source}.{table.name}, version {snapshot.snapshot_id}",
         value="a commit without one",
@@ -38,6 +46,7 @@ def marker_at(source: str, table: Table, handle: IcebergTable, snapshot: Snapsho
 
 
 def snapshot_of(source: str, table: Table, handle: IcebergTable, version: int | None) -> Snapshot:
+    """The snapshot of a version, or the current one; WrongUse when there is none."""
     snapshot = handle.current_snapshot() if version is None else handle.snapshot_by_id(version)
     if snapshot is None:
         raise WrongUse(
@@ -50,6 +59,7 @@ def snapshot_of(source: str, table: Table, handle: IcebergTable, version: int | 
 
 
 def snapshot_at_sequence(handle: IcebergTable, sequence: int) -> Snapshot | None:
+    """The latest snapshot with that watermark: all of them hold the same rows."""
     found = [
         snapshot
         for snapshot in handle.metadata.snapshots
@@ -59,11 +69,13 @@ def snapshot_at_sequence(handle: IcebergTable, sequence: int) -> Snapshot | None
 
 
 def schema_at(handle: IcebergTable, snapshot: Snapshot) -> pa.Schema:
+    """The columns that the table had when the snapshot was made; its checksum is of these."""
     schema = handle.schemas().get(snapshot.schema_id, handle.schema()) if snapshot.schema_id is not None else handle.schema()
     return arrow_schema(fields_of(schema, handle.properties))
 
 
 def version_of(source: str, table: Table, handle: IcebergTable, snapshot: Snapshot) -> TableVersion:
+    """A snapshot as a version of the table."""
     properties = properties_of(snapshot)
     return TableVersion(
         version=snapshot.snapshot_id,
@@ -77,6 +89,7 @@ def version_of(source: str, table: Table, handle: IcebergTable, snapshot: Snapsh
 
 
 def state_of(source: str, table: Table, handle: IcebergTable) -> TableState:
+    """The table as its current snapshot shows it."""
     snapshot = handle.current_snapshot()
     assert snapshot is not None
     properties = properties_of(snapshot)
