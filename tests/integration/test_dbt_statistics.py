@@ -295,9 +295,9 @@ def test_retention_agrees_with_plain_python(built: Built) -> None:
 
 def test_every_model_and_column_is_described_where_people_query_it(built: Built) -> None:
     query = """select table || '.' || name as what from system.columns
-        where database in ('staging', 'statistics') and table <> 'model_prices' and comment = ''
+        where database in ('staging', 'statistics') and comment = ''
         union all select name from system.tables
-        where database in ('staging', 'statistics') and name <> 'model_prices' and comment = ''"""
+        where database in ('staging', 'statistics') and comment = ''"""
     assert open_warehouse(built.statistics.settings).query(query).to_pylist() == []
 
 
@@ -351,3 +351,11 @@ def _without(table: pa.Table, column: str, day: date) -> pa.Table:
     moments = pc.floor_temporal(table[column], unit="day")
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
     return table.filter(pc.not_equal(moments, pa.scalar(midnight, moments.type)))
+
+
+def test_an_application_in_which_nothing_happened_has_no_statistics(built: Built) -> None:
+    built.statistics.publish({name: table.slice(0, 0) for name, table in built.rows.items()})
+    built.statistics.build("--full-refresh")
+    assert {model: built.statistics.rows(model) for model in (*DAILY, "weekly_retention")} == {
+        model: [] for model in (*DAILY, "weekly_retention")
+    }

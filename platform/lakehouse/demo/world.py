@@ -15,7 +15,7 @@ from lakehouse.demo.columns import DAY, HOUR, MINUTE, Floats, Ints, Rng, microse
 _HOURS = weights([18, 12, 9, 7, 7, 10, 18, 32, 52, 68, 74, 70, 62, 66, 72, 74, 70, 64, 60, 66, 70, 62, 46, 30])
 _WEEKDAYS = (1.0, 1.06, 1.08, 1.04, 0.96, 0.62, 0.55)
 _GROWTH = 0.35
-_HISTORY_DAYS = 60
+_HISTORY_DAYS = 30
 _NEWCOMERS = 0.3
 _ZIPF = 0.9
 _STAY_DAYS = 25.0

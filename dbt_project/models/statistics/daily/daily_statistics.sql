@@ -11,18 +11,13 @@ days as (
     from (
         select min(day) as first_day, max(day) as last_day
         from (
-            select min(day) as day, count() as rows from {{ ref('stg_users') }}
-            union all select max(day), count() from {{ ref('stg_users') }}
-            union all select min(day), count() from {{ ref('stg_api_logs') }}
-            union all select max(day), count() from {{ ref('stg_api_logs') }}
-            union all select min(day), count() from {{ ref('stg_user_sessions') }}
-            union all select max(day), count() from {{ ref('stg_user_sessions') }}
-            union all select min(day), count() from {{ ref('stg_messages') }}
-            union all select max(day), count() from {{ ref('stg_messages') }}
-            union all select min(day), count() from {{ ref('stg_conversations') }}
-            union all select max(day), count() from {{ ref('stg_conversations') }}
+            select day from {{ ref('stg_users') }}
+            union all select day from {{ ref('stg_user_sessions') }}
+            union all select day from {{ ref('stg_api_logs') }}
+            union all select day from {{ ref('stg_conversations') }}
+            union all select day from {{ ref('stg_messages') }}
         )
-        where rows > 0
+        having count() > 0
     )
     {%- endif %}
 ),
