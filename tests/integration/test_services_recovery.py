@@ -68,16 +68,16 @@ def _client(settings: Settings) -> Any:
     )
 
 
-def _write_s3(settings: Settings) -> None:
+def _write_s3(settings: Settings, folder: str = "kept") -> None:
     client = _client(settings)
     for number in range(ROWS):
-        client.put_object(Bucket="lakehouse", Key=f"kept/{number}", Body=str(number).encode())
+        client.put_object(Bucket="lakehouse", Key=f"{folder}/{number}", Body=f"{folder}{number}".encode())
 
 
-def _read_s3(settings: Settings) -> int:
+def _read_s3(settings: Settings, folder: str = "kept") -> int:
     client = _client(settings)
-    bodies = [client.get_object(Bucket="lakehouse", Key=f"kept/{number}")["Body"].read() for number in range(ROWS)]
-    return sum(body == str(number).encode() for number, body in enumerate(bodies))
+    bodies = [client.get_object(Bucket="lakehouse", Key=f"{folder}/{number}")["Body"].read() for number in range(ROWS)]
+    return sum(body == f"{folder}{number}".encode() for number, body in enumerate(bodies))
 
 
 def _warehouse(settings: Settings) -> Any:
@@ -119,6 +119,14 @@ def test_a_killed_server_starts_again_with_everything_it_acknowledged(name: str,
     settings = own_deployment.start([name])
     assert read(settings) == ROWS
     assert own_deployment.status(name).pid not in (None, old)
+
+
+def test_objects_written_after_a_kill_leave_the_earlier_ones_alone(own_deployment: Deployment) -> None:
+    for written in range(2):
+        _write_s3(own_deployment.start(["s3"]), f"round{written}-")
+        own_deployment.kill("s3")
+    settings = own_deployment.start(["s3"])
+    assert [_read_s3(settings, f"round{written}-") for written in range(2)] == [ROWS, ROWS]
 
 
 @pytest.mark.parametrize("name", KEPT)

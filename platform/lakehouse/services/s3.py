@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class S3(Server):
         identities = {"identities": [{"name": "lakehouse", "credentials": [keys], "actions": actions}]}
         write_private(place.data / "identities.json", json.dumps(identities))
         (place.data / "db").mkdir(exist_ok=True)
+        # The one volume server tells the master all it needs; a master that remembers volumes waits 15 s for others first.
+        # The filer's database, which lies beside it, must stay.
+        for memory in (place.data / "db").glob("m[0-9]*"):
+            shutil.rmtree(memory)
 
     def command(self, place: Place) -> list[str]:
         ports = place.ports
