@@ -53,7 +53,8 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command and exit with its code; errors of the platform are printed without a traceback."""
     try:
-        cli.main(arguments, standalone_mode=False)
+        # Without its standalone mode click returns the code of a command that ended by `click.exceptions.Exit`.
+        sys.exit(cli.main(arguments, standalone_mode=False) or 0)
     except WrongUse as error:
         click.echo(f"lakehouse: {error}", err=True)
         sys.exit(2)
@@ -63,8 +64,6 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("lakehouse: stopped", err=True)
         sys.exit(1)

@@ -101,7 +101,8 @@ def _build(project_dir: Path, days: list[date], only: list[DbtNode]) -> dict[str
     from dbt.cli.main import dbtRunner
 
     folder = str(project_dir)
-    command = ["build", "--project-dir", folder, "--profiles-dir", folder]
+    # A line or two for each of fifty nodes stays in dbt's own log file; here only what went wrong is said.
+    command = ["--log-level", "warn", "--no-use-colors", "build", "--project-dir", folder, "--profiles-dir", folder]
     command += ["--vars", json.dumps({"days": [day.isoformat() for day in days]})]
     if only:
         command += ["--select", *(node.name for node in only)]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class DbtTest:
 
 @dataclass(frozen=True)
 class DbtGraph:
-    """The models, seeds and tests of a project."""
+    """The models, seeds and tests of a project; every node comes after those that it reads."""
 
     nodes: tuple[DbtNode, ...]
     tests: tuple[DbtTest, ...]
@@ -62,7 +63,11 @@ def read_graph(manifest: Path) -> DbtGraph:
     keys = {source["unique_id"]: _source_key(source) for source in document["sources"].values()}
     found = {uid: node for uid, node in document["nodes"].items() if node["resource_type"] in ("model", "seed", "snapshot")}
     keys.update({uid: (node["config"].get("schema") or node["schema"], node["name"]) for uid, node in found.items()})
-    nodes = tuple(_node(node, keys) for node in found.values())
+    # The manifest's own order is that of parsing, which differs from one parse to the next.
+    order = TopologicalSorter(
+        {uid: [read for read in node["depends_on"].get("nodes", ()) if read in found] for uid, node in found.items()}
+    )
+    nodes = tuple(_node(found[uid], keys) for uid in order.static_order())
     return DbtGraph(nodes, tuple(_tests(document, keys, set(found))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +29,11 @@ def build_definitions(
     """
     deployment = Deployment(settings or current_settings(), sources)
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
-    for source in sources:
-        assets.extend(source_assets(deployment, source))
+    with warnings.catch_warnings():
+        # Dagster would say of each asset that its backfill policy is an interface that may still change.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        for source in sources:
+            assets.extend(source_assets(deployment, source))
     if dbt_project is not None:
         from lakehouse.orchestration.dbt import statistics_assets
 
