@@ -15,6 +15,8 @@ from lakehouse.spec import Source, Table
 AssetJob = UnresolvedAssetJobDefinition
 RUN_JOB = "lakehouse"
 CATCH_UP_JOB = "catch_up"
+RETRY_SECONDS = 600
+"""Work that a run could not do is asked for again after this long: a run key is used once."""
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
 
 
@@ -72,10 +74,11 @@ def raw_log_sensor(deployment: Deployment, job: AssetJob) -> dg.SensorDefinition
         if not behind and not stale.days:
             return dg.SkipReason("Every table has applied its log, and no day is stale.")
         days |= set(stale.days)
-        today = datetime.now(UTC).date()
-        span = DayRange(min(days), max(days)) if days else yesterday(today)
-        run_key = ",".join([*behind, *(day.isoformat() for day in stale.days)])
-        return dg.RunRequest(run_key=f"{run_key}@{context.cursor or 0}", tags={**range_tags(span), ONLY_DUE: "true"})
+        now = datetime.now(UTC)
+        span = DayRange(min(days), max(days)) if days else yesterday(now.date())
+        work = ",".join([*behind, *(day.isoformat() for day in stale.days)])
+        attempt = int(now.timestamp()) // RETRY_SECONDS
+        return dg.RunRequest(run_key=f"{work}@{attempt}", tags={**range_tags(span), ONLY_DUE: "true"})
 
     return raw_log
 
