@@ -1,0 +1,1 @@
+"""Benchmarks on real embedded servers: `python -m benchmarks` prints tables and writes `benchmarks/results/<name>.json`."""

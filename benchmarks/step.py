@@ -1,0 +1,123 @@
+"""One hop of the path, in the process that runs it: `python -m benchmarks.step HOP [TABLE...]`.
+
+Prints, as its last line, `{"rows": n, "seconds": s, "cpu_seconds": c}`: what the hop moved, and its time without the start of the
+interpreter. Its memory is the process's, so whoever started it measures that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import time
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+
+from lakehouse.cli.session import deployment
+from lakehouse.pipeline.apply import apply_table
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.extract import extract_source
+from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.statistics import stale_statistics
+from lakehouse.pipeline.windows import DayRange
+from lakehouse.settings import Settings
+from lakehouse.spec import Source, Table
+
+DAYS = 14
+UNTIL = date(2026, 3, 1)
+"""The example data's end is fixed, so that every run of a benchmark has the same rows."""
+
+Chosen = Sequence[tuple[Source, Table]]
+
+
+def extract(here: Deployment, chosen: Chosen) -> int:
+    """Land what is new; the first table that cannot be read raises."""
+    rows = 0
+    for source in here.sources:
+        tables = [table for of, table in chosen if of.name == source.name]
+        for result in extract_source(here, source, tables) if tables else []:
+            if result.error is not None:
+                raise result.error
+            rows += result.rows
+    return rows
+
+
+def apply(here: Deployment, chosen: Chosen) -> int:
+    """Fold what was landed into the lake tables."""
+    found = [apply_table(here, source, table) for source, table in chosen]
+    return sum(applied.rows_written for applied in found if applied is not None)
+
+
+def publish(here: Deployment, chosen: Chosen) -> int:
+    """Copy what changed to the warehouse."""
+    found = [publish_table(here, source, table) for source, table in chosen]
+    return sum(publication.published.rows for publication in found if publication is not None and publication.changed)
+
+
+def stale(here: Deployment, chosen: Chosen) -> int:
+    """Ask which days of the statistics are stale."""
+    stale_statistics(here)
+    return 0
+
+
+def statistics(here: Deployment, chosen: Chosen) -> int:
+    """Build every day of the statistics by dbt, as the last step of a Dagster run; rows: API logs that they count."""
+    from lakehouse.orchestration.execute import execute
+
+    days = DayRange(UNTIL - timedelta(days=DAYS), UNTIL - timedelta(days=1))
+    definitions = runpy.run_path("platform/definitions.py")["defs"]
+    outcome = execute(definitions, here, [], days, asked=True, full=False, on_event=lambda event: None)
+    if not outcome.success:
+        raise SystemExit("\n".join(outcome.failures))
+    counted = here.warehouse.query("select sum(api_calls) as rows from statistics.daily_statistics")
+    return int(counted["rows"][0].as_py())
+
+
+HOPS: dict[str, Callable[[Deployment, Chosen], int]] = {
+    "extract": extract,
+    "apply": apply,
+    "publish": publish,
+    "stale": stale,
+    "statistics": statistics,
+}
+
+
+def load(settings: Settings, users: int, api_logs: int | None) -> int:
+    """Fill the example application's databases."""
+    from lakehouse.demo import load as load_demo
+
+    return sum(load_demo(settings, days=DAYS, users=users, until=UNTIL, api_logs=api_logs).rows.values())
+
+
+def apart(settings: Settings, copy: int) -> Settings:
+    """The same sources and servers, but an empty store, lake and warehouse: one more first time."""
+    return settings.model_copy(
+        update={
+            "store": settings.store.model_copy(update={"url": f"{settings.store.url}/copy{copy}"}),
+            "catalog": settings.catalog.model_copy(update={"name": f"{settings.catalog.name}_copy{copy}"}),
+            "warehouse": settings.warehouse.model_copy(update={"database": f"{settings.warehouse.database}_copy{copy}"}),
+        }
+    )
+
+
+def main() -> None:
+    """Do what the arguments say, and print what it cost."""
+    parser = argparse.ArgumentParser(prog="benchmarks.step", description=__doc__)
+    parser.add_argument("hop", choices=["load", *HOPS])
+    parser.add_argument("tables", nargs="*", help="source.table; all of them by default")
+    parser.add_argument("--copy", type=int, default=0, help="work on an empty store, lake and warehouse of this number")
+    parser.add_argument("--users", type=int, default=2000)
+    parser.add_argument("--api-logs", type=int, default=None)
+    given = parser.parse_args()
+    here = deployment()
+    if given.copy:
+        here = Deployment(apart(here.settings, given.copy), here.sources)
+    chosen = here.select(given.tables)
+    began, cpu = time.monotonic(), time.process_time()
+    rows = load(here.settings, given.users, given.api_logs) if given.hop == "load" else HOPS[given.hop](here, chosen)
+    told = {"rows": rows, "seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

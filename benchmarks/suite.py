@@ -1,0 +1,114 @@
+"""The benchmarks, each a function from its size and repetitions to measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.home import Home, Step, own_home
+from benchmarks.results import Measurement
+
+API_LOGS = "chronochat.api_logs"
+OTHERS = (
+    "chronochat.users",
+    "chronochat.user_usage_stats",
+    "chronochat.user_sessions",
+    "chronochat.user_preferences",
+    "chronochat_mongo",
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much to measure, and how often. rows: API logs of `path`. users: of the example application."""
+
+    rows: int = 1_000_000
+    users: int = 2_000
+    repetitions: int = 3
+
+
+Say = Callable[[str], None]
+Benchmark = Callable[[Size, Say], list[Measurement]]
+
+
+def path(size: Size, say: Say) -> list[Measurement]:
+    """The whole path for the API logs, hop by hop; each time into an empty store, lake and warehouse."""
+    hops: dict[str, list[Step]] = {"extract": [], "apply": [], "publish": [], "statistics": []}
+    with own_home() as home:
+        home.lakehouse("up")
+        say(f"loading {size.rows:,} API logs")
+        home.step("load", "--users", str(size.users), "--api-logs", str(size.rows))
+        for number in range(size.repetitions):
+            for hop in ("extract", "apply", "publish"):
+                hops[hop].append(home.step(hop, API_LOGS, "--copy", str(number)))
+                say(f"{hop}: {hops[hop][-1].ended.seconds:.2f} s")
+        for hop in ("extract", "apply", "publish"):
+            home.step(hop, *OTHERS)
+        for _ in range(size.repetitions):
+            hops["statistics"].append(home.step("statistics"))
+            say(f"statistics: {hops['statistics'][-1].ended.seconds:.2f} s")
+    names = {"statistics": "dbt (14 days of statistics)"}
+    return [
+        Measurement.of(names.get(hop, hop), [step.ended for step in steps], rows=steps[-1].rows) for hop, steps in hops.items()
+    ]
+
+
+def empty(size: Size, say: Say) -> list[Measurement]:
+    """A run when nothing is new in any table, as a whole and hop by hop."""
+    with own_home() as home:
+        home.lakehouse("up")
+        say(f"loading the example application with {size.users:,} users")
+        home.step("load", "--users", str(size.users))
+        say("the first run")
+        home.lakehouse("run", "--no-show")
+        say("runs without anything new")
+        repetitions = range(size.repetitions)
+        whole = [home.lakehouse("run", "--no-show") for _ in repetitions]
+        measured = [Measurement.of("lakehouse run --no-show", whole, goal=5.0)]
+        for hop, name in (("extract", "extract"), ("apply", "apply"), ("publish", "publish"), ("stale", "look for stale days")):
+            steps = [home.step(hop) for _ in repetitions]
+            measured.append(Measurement.of(name, [step.ended for step in steps], rows=steps[-1].rows))
+    return measured
+
+
+def definitions(size: Size, say: Say) -> list[Measurement]:
+    """The start of the code location: the file that workspace.yaml names, and Dagster's own check of it. Needs no server."""
+    load = "import runpy; runpy.run_path('platform/definitions.py')"
+    with own_home() as home:
+        say("parsing the dbt project, where that is due")
+        home.python("-c", load)
+        say("loading the definitions")
+        loaded = [home.python("-c", load) for _ in range(size.repetitions)]
+        say("dagster definitions validate")
+        validated = [
+            home.python("-m", "dagster", "definitions", "validate", "-w", "workspace.yaml") for _ in range(size.repetitions)
+        ]
+    return [
+        Measurement.of("load platform/definitions.py", loaded, goal=3.0),
+        Measurement.of("dagster definitions validate", validated),
+    ]
+
+
+def up(size: Size, say: Say) -> list[Measurement]:
+    """`lakehouse up` in a fresh home, on the data of a stopped one, and when all runs already."""
+    cold, warm, already = [], [], []
+    for number in range(size.repetitions):
+        with own_home() as home:
+            cold.append(home.lakehouse("up"))
+            say(f"{number + 1}: cold {cold[-1].seconds:.1f} s")
+            _stop(home)
+            warm.append(home.lakehouse("up"))
+            say(f"{number + 1}: warm {warm[-1].seconds:.1f} s")
+            already.append(home.lakehouse("up"))
+    return [
+        Measurement.of("up, fresh home", cold, goal=15.0),
+        Measurement.of("up, on its data", warm, goal=15.0),
+        Measurement.of("up, runs already", already, goal=15.0),
+    ]
+
+
+def _stop(home: Home) -> None:
+    home.lakehouse("down")
+
+
+BENCHMARKS: dict[str, Benchmark] = {"path": path, "empty": empty, "definitions": definitions, "up": up}
