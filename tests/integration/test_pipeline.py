@@ -25,7 +25,7 @@ def shop(
     s3_store: StoreSettings,
     clickhouse_database: WarehouseSettings,
 ) -> Shop:
-    sources = {"shop": SourceSettings(url=postgres_database), "clicks": SourceSettings(url=mongo_database)}  # type: ignore[arg-type]
+    sources = {"shop": SourceSettings(url=postgres_database), "clicks": SourceSettings(url=mongo_database)}
     catalog = settings.catalog.model_copy(update={"name": fresh_name()})
     own = settings.model_copy(
         update={"sources": sources, "store": s3_store, "warehouse": clickhouse_database, "catalog": catalog}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from lakehouse.raw import closed_windows, latest, standing
+from lakehouse.raw import standing
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, Window
 
 START = datetime(2026, 1, 31, tzinfo=UTC)
@@ -26,26 +26,6 @@ LOG = [
     entry(4, window=DAYS[2], closed=False),
     entry(5, window=DAYS[0]),
 ]
-
-
-def test_the_latest_of_a_window_is_its_last_replacement() -> None:
-    for log in (LOG, LOG[::-1]):
-        assert latest(log, DAYS[0]) == LOG[4]
-        assert latest(log, DAYS[1]) == LOG[2]
-        assert latest(log, DAYS[3]) is None
-    assert latest([entry(1, "upsert", DAYS[0])], DAYS[0]) is None
-
-
-def test_a_window_is_closed_if_its_last_replacement_says_so() -> None:
-    assert closed_windows(LOG) == closed_windows(LOG[::-1]) == {DAYS[0]: LOG[4]}
-    assert closed_windows([]) == {}
-
-
-def test_closed_windows_come_in_order_of_time() -> None:
-    open_below, whole = Window(None, START), Window(None, None)
-    log = [entry(n, window=window) for n, window in enumerate([DAYS[2], DAYS[0], open_below, DAYS[1], whole], 1)]
-    assert list(closed_windows(log))[2:] == [DAYS[0], DAYS[1], DAYS[2]]
-    assert set(list(closed_windows(log))[:2]) == {open_below, whole}
 
 
 def test_of_each_replaced_window_the_last_entry_stands() -> None:

@@ -3,18 +3,16 @@
 from lakehouse.raw.current import CurrentRows
 from lakehouse.raw.log import RawLog
 from lakehouse.raw.manifest import decode_manifest, encode_manifest, fingerprint, schema_of
-from lakehouse.raw.windows import closed_windows, latest, standing
+from lakehouse.raw.windows import standing
 from lakehouse.raw.writer import Written
 
 __all__ = [
     "CurrentRows",
     "RawLog",
     "Written",
-    "closed_windows",
     "decode_manifest",
     "encode_manifest",
     "fingerprint",
-    "latest",
     "schema_of",
     "standing",
 ]
