@@ -23,6 +23,9 @@ from pydantic_settings import (
 
 from lakehouse.errors import ConfigurationError
 
+_SHOWN = ("literal_error", "int_parsing", "bool_parsing", "greater_than_equal", "less_than_equal", "date_from_datetime_parsing")
+"""Kinds of mistakes that only a field that is no secret can have, so that its value may be shown."""
+
 SERVICES_FILE = "services.json"
 """Under `home`: what `lakehouse up` started, and the settings that lead there (mode 0600: it holds passwords)."""
 
@@ -150,12 +153,13 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
+        first = error.errors(include_url=False)[0]
         name = "LAKEHOUSE_" + "__".join(str(part).upper() for part in first["loc"])
+        expected = first.get("ctx", {}).get("expected") or first["msg"].removeprefix("Input should be ")
         raise ConfigurationError(
             f"reading the setting {name}",
-            value=first["msg"],
-            allowed="see docs/settings.md",
+            value=first["input"] if first["type"] in _SHOWN else first["msg"],
+            allowed=f"{expected}; see docs/settings.md" if first["type"] in _SHOWN else "see docs/settings.md",
             remedy=f"Correct {name} in the environment or the matching line of lakehouse.toml.",
         ) from None
 

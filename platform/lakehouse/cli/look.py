@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from lakehouse import services
-from lakehouse.cli.session import deployment
+from lakehouse.cli.session import deployment, stopped_servers
 from lakehouse.cli.terminal import print_table, say, size_of
-from lakehouse.pipeline.status import TableStatus, source_status, table_status
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.status import SourceStatus, TableStatus, source_status, table_status
+from lakehouse.settings import load_settings
 from lakehouse.spec.types import declared_type, field_doc
 
 
@@ -20,28 +22,38 @@ from lakehouse.spec.types import declared_type, field_doc
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status(as_json: bool) -> None:
     """Services, sources and tables: what runs, what can be read, what is behind. Exit 1 when something is not well."""
-    here = deployment()
-    found = services.status(here.settings)
-    sources = [source_status(here, source) for source in here.sources]
-    tables = [table_status(here, source, table) for source, table in here.select()]
+    settings = load_settings()
+    found = services.status(settings)
+    stopped = stopped_servers(settings)
+    sources, tables = ([], []) if stopped else _asked(deployment())
     if as_json:
-        document: dict[str, list[Any]] = {"services": found, "sources": sources, "tables": tables}
-        click.echo(json.dumps({key: [_plain(asdict(item)) for item in items] for key, items in document.items()}, indent=2))
+        document: dict[str, list[Any]] = {"services": found, "sources": sources}
+        shown = {key: [_plain(asdict(item)) for item in items] for key, items in document.items()}
+        click.echo(json.dumps({**shown, "tables": _documents(tables)}, indent=2))
     else:
         print_table(
             ("service", "state", "address", "pid", "data"),
             [(s.name, s.state, s.address, str(s.pid or ""), size_of(s.data_bytes)) for s in found],
             right=("pid", "data"),
         )
-        click.echo()
-        print_table(("source", "kind", "state"), [(s.source, s.kind, s.problem or "can be read") for s in sources])
-        click.echo()
-        _print_tables(tables)
         for service in found:
-            if service.state == "unhealthy":
+            if service.detail:
                 say(f"{service.name}: {service.detail}")
-    if any(s.state == "unhealthy" for s in found) or any(s.problem for s in sources) or any(t.problem for t in tables):
+        if stopped:
+            say(f"Not running: {', '.join(stopped)}; `lakehouse up` starts them. Sources and tables were not looked at.")
+        else:
+            click.echo()
+            _print_sources(sources)
+            click.echo()
+            _print_tables(tables)
+    problems = [*(s.problem for s in sources), *(t.problem for t in tables)]
+    if stopped or any(s.state == "unhealthy" for s in found) or any(problems):
         raise click.exceptions.Exit(1)
+
+
+def _asked(here: Deployment) -> tuple[list[SourceStatus], list[TableStatus]]:
+    sources = [source_status(here, source) for source in here.sources]
+    return sources, [table_status(here, source, table) for source, table in here.select()]
 
 
 @click.command()
@@ -51,9 +63,11 @@ def tables(as_json: bool) -> None:
     here = deployment()
     found = [table_status(here, source, table) for source, table in here.select()]
     if as_json:
-        click.echo(json.dumps([_plain(asdict(item)) for item in found], indent=2))
-        return
-    _print_tables(found)
+        click.echo(json.dumps(_documents(found), indent=2))
+    else:
+        _print_tables(found)
+    if any(item.problem for item in found):
+        raise click.exceptions.Exit(1)
 
 
 @click.command()
@@ -79,7 +93,7 @@ def show(table: str, as_json: bool) -> None:
     if as_json:
         document = {
             "declaration": _plain(asdict(declared)),
-            "status": _plain(asdict(found)),
+            "status": _documents([found])[0],
             "columns": [dict(zip(("name", "type", "required", "description"), column, strict=True)) for column in columns],
             "partitions": partitions,
             "versions": [_plain(asdict(version)) for version in history],
@@ -94,6 +108,18 @@ def show(table: str, as_json: bool) -> None:
     click.echo()
     header = ("version", "committed", "operation", "sequence", "rows", "checksum")
     print_table(header, versions[-20:], right=("sequence", "rows"), title=f"{len(versions)} versions")
+
+
+def _documents(found: list[TableStatus]) -> list[dict[str, Any]]:
+    return [{**_plain(asdict(status)), "state": status.state} for status in found]
+
+
+def _print_sources(found: list[SourceStatus]) -> None:
+    rows = [(s.source, s.kind, "cannot be read as declared" if s.problem else "can be read") for s in found]
+    print_table(("source", "kind", "state"), rows)
+    for status in found:
+        if status.problem:
+            say(f"{status.source}: {status.problem}")
 
 
 def _print_tables(found: list[TableStatus]) -> None:
@@ -127,6 +153,9 @@ def _print_tables(found: list[TableStatus]) -> None:
         for s in found
     ]
     print_table(header, rows, right=header[2:9])
+    for status in found:
+        if status.problem:
+            say(f"{status.table}: {status.problem}")
 
 
 def _plain(value: Any) -> Any:

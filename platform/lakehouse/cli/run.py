@@ -34,7 +34,10 @@ def run(names: tuple[str, ...], first: datetime | None, last: datetime | None, f
     here = deployment()
     chosen = here.select(names)
     from lakehouse.orchestration.execute import execute
+    from lakehouse.pipeline.status import check_sources
 
+    _check_days(here, first, last)
+    check_sources(here, chosen)
     days = _days(here, chosen, first, last, full)
     outcome = execute(_definitions(), here, chosen, days, asked=first is not None, full=full, on_event=say)
     for failure in outcome.failures:
@@ -47,21 +50,14 @@ def run(names: tuple[str, ...], first: datetime | None, last: datetime | None, f
         raise click.exceptions.Exit(1)
 
 
-def _days(
-    here: Deployment, chosen: list[tuple[Source, Table]], first: datetime | None, last: datetime | None, full: bool
-) -> DayRange:
-    """The days that the run covers; WrongUse when one of them is not a partition of the deployment."""
-    from lakehouse.orchestration.execute import pending_days
-
-    today = datetime.now(UTC).date()
-    start = here.settings.start_date
+def _check_days(here: Deployment, first: datetime | None, last: datetime | None) -> None:
+    """WrongUse when the days that were asked for are no range, or not partitions of the deployment."""
     if (first is None) != (last is None):
         raise WrongUse("choosing days", value="only one of --from and --to", allowed="both or none", remedy="Give both.")
-    if first is not None and last is not None:
-        days = DayRange(first.date(), last.date())
-    else:
-        days = pending_days(here, chosen, full=full) or DayRange(today, today)
-        days = DayRange(max(days.first, start), max(days.last, start))
+    if first is None or last is None:
+        return
+    start, today = here.settings.start_date, datetime.now(UTC).date()
+    days = DayRange(first.date(), last.date())
     for day in (days.first, days.last):
         if not start <= day <= today:
             raise WrongUse(
@@ -70,7 +66,19 @@ def _days(
                 allowed=f"{start} (the deployment's first day) to {today} (today, UTC)",
                 remedy="Choose other days, or set LAKEHOUSE_START_DATE to an earlier day.",
             )
-    return days
+
+
+def _days(
+    here: Deployment, chosen: list[tuple[Source, Table]], first: datetime | None, last: datetime | None, full: bool
+) -> DayRange:
+    """The days that the run covers: those that were asked for, or those that are not closed, of the deployment's partitions."""
+    from lakehouse.orchestration.execute import pending_days
+
+    if first is not None and last is not None:
+        return DayRange(first.date(), last.date())
+    start, today = here.settings.start_date, datetime.now(UTC).date()
+    days = pending_days(here, chosen, full=full) or DayRange(today, today)
+    return DayRange(max(days.first, start), min(max(days.last, start), today))
 
 
 def _definitions() -> Any:

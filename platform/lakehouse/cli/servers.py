@@ -9,7 +9,7 @@ import time
 import click
 
 from lakehouse import services
-from lakehouse.cli.session import source_kinds
+from lakehouse.cli.session import recorded_settings, running_settings, source_kinds
 from lakehouse.cli.terminal import print_table, say
 from lakehouse.settings import load_settings
 
@@ -38,7 +38,7 @@ def down(wipe: bool) -> None:
 )
 def env(form: str) -> None:
     """Print the environment in which dbt, psql, Dagster and your own tools find everything. It holds passwords."""
-    values = services.environment(load_settings())
+    values = services.environment(recorded_settings())
     if form == "json":
         click.echo(json.dumps(values, indent=2))
         return
@@ -50,8 +50,7 @@ def env(form: str) -> None:
 @click.option("--stop", "stopping", is_flag=True, help="Stop the web server and the daemon; the other servers go on.")
 def ui(stopping: bool) -> None:
     """Start Dagster's web server and daemon in the background, and print the address."""
-    settings = load_settings()
     if stopping:
-        say(f"stopped: {', '.join(services.stop_ui(settings, on_event=say)) or 'nothing was running'}")
+        say(f"stopped: {', '.join(services.stop_ui(load_settings(), on_event=say)) or 'nothing was running'}")
         return
-    click.echo(services.start_ui(settings, on_event=say))
+    click.echo(services.start_ui(running_settings(), on_event=say))

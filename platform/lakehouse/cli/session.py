@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lakehouse import services
-from lakehouse.errors import ConfigurationError
+from lakehouse.errors import ConfigurationError, ServiceFailed
 from lakehouse.pipeline.declared import declared_sources
-from lakehouse.settings import Settings, current_settings, load_settings
+from lakehouse.settings import SERVICES_FILE, Settings, current_settings, load_settings
 
 if TYPE_CHECKING:
     from lakehouse.pipeline.deployment import Deployment
 
 
 def source_kinds(settings: Settings) -> dict[str, str]:
-    """Kind by name of the declared sources; none outside of a deployment's folder."""
-    kinds: dict[str, str] = {}
-    with suppress(ConfigurationError):
-        kinds = {source.name: source.kind for source in declared_sources(settings)}
-    return kinds
+    """Kind by name of the declared sources."""
+    return {source.name: source.kind for source in declared_sources(settings)}
+
+
+def stopped_servers(settings: Settings) -> tuple[str, ...]:
+    """Embedded servers that the deployment needs and that do not run."""
+    return services.not_running(settings, source_kinds(settings))
+
+
+def running_settings() -> Settings:
+    """The settings; ServiceFailed, before any work, when an embedded server that the deployment needs is not running."""
+    settings = load_settings()
+    stopped = stopped_servers(settings)
+    if stopped:
+        raise ServiceFailed(
+            f"using the deployment in {settings.home.resolve()}",
+            value=f"not running: {', '.join(stopped)}",
+            allowed="all of its embedded servers up",
+            remedy="Start them with `lakehouse up`; it keeps the data.",
+        )
+    return settings
 
 
 def deployment() -> Deployment:
     """The deployment of the working folder, with its environment set for what this process starts (dbt, Dagster)."""
     from lakehouse.pipeline.deployment import open_deployment
 
-    settings = load_settings()
+    settings = running_settings()
+    # What this client logs as an error is also raised, and said in our words.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     os.environ.update(services.environment(settings))
     current_settings.cache_clear()
     return open_deployment(current_settings())
+
+
+def recorded_settings() -> Settings:
+    """The settings of a deployment that was started here before, or whose addresses are all given."""
+    settings = load_settings()
+    if settings.profile == "embedded" and not (settings.home / SERVICES_FILE).is_file():
+        raise ConfigurationError(
+            "looking for a deployment",
+            value=f"{settings.home.resolve()} holds no {SERVICES_FILE}",
+            allowed="a folder in which `lakehouse up` was called, or LAKEHOUSE_HOME leading to its .lakehouse",
+            remedy="Go to the deployment's folder, or start one with `lakehouse up`.",
+        )
+    return settings

@@ -53,16 +53,31 @@ def _copy(copy: CopyReport) -> dict[str, Any]:
 
 
 def _print(reports: list[TableReport]) -> None:
-    rows = []
+    rows = [
+        (report.table, copy.copy, copy.sequence, copy.rows, copy.checksum, _verdict(copy))
+        for report in reports
+        for copy in report.copies
+    ]
+    print_table(("table", "copy", "sequence", "rows", "checksum", "verdict"), rows, right=("sequence", "rows"))
     for report in reports:
         for copy in report.copies:
-            verdict = "equal" if copy.equal else copy.problem or f"DIFFERS in {', '.join(copy.differs)}"
-            if copy.pending:
-                verdict += f" ({copy.pending:,} rows changed in the source since; the next run lands them)"
-            rows.append((report.table, copy.copy, copy.sequence, copy.rows, copy.checksum, verdict))
-    print_table(("table", "copy", "sequence", "rows", "checksum", "verdict"), rows, right=("sequence", "rows"))
+            if "\n" in copy.problem:
+                say(f"{report.table}, {copy.copy}: {copy.problem}")
     wrong = [report.table for report in reports if not report.equal]
     if wrong:
         say(f"DIFFERENT: {', '.join(wrong)}")
     else:
         say(f"equal: every copy of {len(reports)} tables holds the same rows")
+
+
+def _verdict(copy: CopyReport) -> str:
+    """One line; a problem that takes more is told below the table."""
+    words = []
+    if copy.problem:
+        words.append("CANNOT BE COMPARED, see below" if "\n" in copy.problem else copy.problem)
+    if copy.differs:
+        words.append(f"DIFFERS in {', '.join(copy.differs)}")
+    verdict = "; ".join(words) or "equal"
+    if copy.pending:
+        verdict += f" ({copy.pending:,} rows changed in the source since; the next run lands them)"
+    return verdict

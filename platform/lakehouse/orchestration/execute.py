@@ -30,22 +30,20 @@ class RunOutcome:
 def pending_days(deployment: Deployment, chosen: Sequence[tuple[Source, Table]], *, full: bool) -> DayRange | None:
     """The span of days that are not closed yet, over the chosen `append` tables; `full` counts the closed ones too.
 
-    None when the sources have no rows.
+    None when the sources have no rows. Call `check_sources` first: here a missing table has no good words.
     """
     days: set[date] = set()
     for source in {source.name: source for source, _ in chosen}.values():
         tables = [table for s, table in chosen if s.name == source.name and table.mode == "append"]
         if not tables:
             continue
-        with closing(deployment.reader(source)) as reader:
-            reader.check(tables)
-            with reader.snapshot() as snapshot:
-                for table in tables:
-                    assert table.event_time is not None
-                    extent = snapshot.extent(table, table.event_time)
-                    entries = deployment.log(source, table).entries()
-                    if extent is not None:
-                        days.update(due_days(table, entries, extent, snapshot.position, None, full=full))
+        with closing(deployment.reader(source)) as reader, reader.snapshot() as snapshot:
+            for table in tables:
+                assert table.event_time is not None
+                extent = snapshot.extent(table, table.event_time)
+                entries = deployment.log(source, table).entries()
+                if extent is not None:
+                    days.update(due_days(table, entries, extent, snapshot.position, None, full=full))
     return DayRange(min(days), max(days)) if days else None
 
 

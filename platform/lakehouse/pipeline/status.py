@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +34,7 @@ class TableStatus:
     def state(self) -> str:
         """In words: where the table is behind."""
         if self.problem:
-            return self.problem
+            return "cannot be read"
         if not self.raw_sequence:
             return "never extracted"
         if self.lake_sequence < self.raw_sequence:
@@ -60,7 +61,7 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
         state = deployment.lake.state(source.name, table)
         published = deployment.warehouse.state(source.name, table)
     except LakehouseError as error:
-        return TableStatus(name, table.mode, 0, 0, 0, 0, 0, 0, 0, 0, None, None, problem=str(error).replace("\n", " "))
+        return TableStatus(name, table.mode, 0, 0, 0, 0, 0, 0, 0, 0, None, None, problem=str(error))
     files = {file.path: file.bytes for entry in entries for file in entry.manifest.files}
     return TableStatus(
         table=name,
@@ -76,6 +77,16 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
         last_landed=entries[-1].manifest.created_at if entries else None,
         last_applied=state.current.committed_at if state else None,
     )
+
+
+def check_sources(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> None:
+    """Connect to each source of the chosen tables and compare it with the declaration; the first that is not as it should raises.
+
+    Raises SourceUnavailable, ConfigurationError or SourceMismatch; nothing was done.
+    """
+    for source in {source.name: source for source, _ in chosen}.values():
+        with closing(deployment.reader(source)) as reader:
+            reader.check([table for of, table in chosen if of.name == source.name])
 
 
 def source_status(deployment: Deployment, source: Source) -> SourceStatus:

@@ -187,6 +187,16 @@ def _wipe(home: Path) -> None:
         (home / file).unlink(missing_ok=True)
 
 
+def not_running(settings: Settings, sources: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the servers that `start` would start: those of this home whose process is not there. Asks no server."""
+    if settings.profile != "embedded":
+        return ()
+    record = Record(settings.home.resolve())
+    embedded = _embedded_sources(settings, sources, record)
+    wanted = [server.name for server in STORES if _is_wanted(server, settings, record, embedded, None)]
+    return tuple(name for name in wanted if name not in record.services or not is_alive(record.services[name].process))
+
+
 def status(settings: Settings) -> list[ServiceStatus]:
     """How each service is, in starting order; asks each a real request."""
     record = Record(settings.home.resolve())
