@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from lakehouse.errors import ConfigurationError
 from lakehouse.rows.duck import connect_duckdb
 from lakehouse.settings import Settings
 from lakehouse.spec import LogEntry, Partitioning, Table
-from lakehouse.spec.partitioning import bucket, days, unpartitioned
+from lakehouse.spec.partitioning import bucket, unpartitioned
 from lakehouse.spec.types import arrow_field
 from lakehouse.stores import open_store
 from lakehouse.tables import open_tables
@@ -22,23 +21,29 @@ from tests.lakes import Lake, folder_lake_fixture, process  # noqa: F401
 from tests.rawlogs import SOURCE, HandLog
 
 FIELDS = {"id": "int64", "at": "timestamp", "text": "string"}
-ROWS = 400_000
+ROWS = 300_000
 CHARACTERS = 1000
 LIMIT = 128
-CODE = 330
-"""MiB of a process that has imported pyarrow, DuckDB and pyiceberg and done a small apply, with some room."""
 
 
 def apply_and_measure(settings: Settings, table: Table, entries: Sequence[LogEntry], folder: str, peak: Path) -> None:
-    """Apply, and write down the most memory that the process ever had, in MiB."""
-    open_tables(settings, open_store(settings.store)).apply(SOURCE, table, entries, folder)
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit))
+    """Apply the first entry, then the others; write down how far the latter raised the most memory that was ever held, in MiB."""
+    tables = open_tables(settings, open_store(settings.store))
+    tables.apply(SOURCE, table, entries[:1], folder)
+    before = most_memory()
+    tables.apply(SOURCE, table, entries, folder)
+    peak.write_text(str(most_memory() - before))
+
+
+def most_memory() -> int:
+    """The most memory that this process ever held, in MiB; `getrusage` would count the parent's, too."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def large_log(lake: Lake, table: Table) -> HandLog:
-    """A log whose one batch is about three times the memory limit when it is decoded."""
+    """A log of an empty batch and one that is about three times the memory limit when it is decoded."""
     log = lake.log(table, FIELDS)
+    log.write("upsert", [])
     schema = pa.schema([arrow_field(name, declared, doc="x") for name, declared in FIELDS.items()])
     query = (
         f"select i as id, timestamptz '2026-01-01 00:00:00+00' + interval 1 second * (i % {20 * 86400}) as at, "
@@ -49,7 +54,8 @@ def large_log(lake: Lake, table: Table) -> HandLog:
     return log
 
 
-@pytest.mark.parametrize("partition", [unpartitioned(), bucket("id", 8), days("at")], ids=["whole", "bucket", "day"])
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("partition", [unpartitioned(), bucket("id", 8)], ids=["whole", "bucket"])
 def test_a_fold_larger_than_its_memory_spills(folder_lake: Lake, tmp_path: Path, partition: Partitioning) -> None:
     lake = folder_lake
     table = Table("texts", "upsert", ("id",), cursor="at", event_time="at", partition=partition)
@@ -59,8 +65,8 @@ def test_a_fold_larger_than_its_memory_spills(folder_lake: Lake, tmp_path: Path,
     working.join(300)
     assert working.exitcode == 0
     assert lake.marker(table).rows == ROWS
-    assert lake.marker(table).checksum == log.entries[0].manifest.checksum
-    assert int((tmp_path / "peak").read_text()) < CODE + LIMIT < ROWS * CHARACTERS >> 20
+    assert lake.marker(table).checksum == log.entries[1].manifest.checksum
+    assert int((tmp_path / "peak").read_text()) < 2 * LIMIT < ROWS * CHARACTERS >> 20
 
 
 def test_too_little_memory_is_told_with_the_setting_to_raise(folder_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Log entries as local files that are proven to be what was written, and as relations that the fold can read."""
+"""Log entries as local files that are proven to be what was written."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from lakehouse.errors import DamagedData
-from lakehouse.rows.duck import literal, quoted
-from lakehouse.rows.fold import POSITION
 from lakehouse.spec import LogEntry, Manifest, RawFile, Table
-from lakehouse.spec.types import declared_type
 from lakehouse.stores import ObjectStore
-from lakehouse.tables.columns import cast_columns, duck_type
+from lakehouse.tables.localrows import LocalRows
 
 _DOWNLOADS = 4
 _BLOCK = 1 << 20
@@ -35,21 +30,21 @@ class LocalBatch:
         """The columns that the batch came with."""
         return tuple(field.name for field in self.manifest.fields)
 
-    def relation(self, schema: pa.Schema) -> str:
-        """A parenthesised query: the batch's columns as `schema` has them, and `_position`."""
-        names = [name for name in schema.names if name in self.columns]
-        first, parts = 0, []
+    def files(self) -> tuple[LocalRows, ...]:
+        """The batch's files; rows are in their place across all of them."""
+        first, found = 0, []
         for path, file in zip(self.paths, self.manifest.files, strict=True):
-            rows = f"read_parquet({literal(str(path))}, file_row_number = true, hive_partitioning = false)"
-            parts.append(f"select {cast_columns(schema, names)}, file_row_number + {first} as {POSITION} from {rows}")
+            found.append(LocalRows(path, self.columns, f"file_row_number + {first}"))
             first += file.rows
-        return "(" + " union all ".join(parts) + ")" if parts else self.no_rows(schema)
+        return tuple(found)
 
-    def no_rows(self, schema: pa.Schema) -> str:
-        """The same relation without its rows."""
-        names = [name for name in schema.names if name in self.columns]
-        nulls = (f"null::{duck_type(declared_type(schema.field(name)))} as {quoted(name)}" for name in names)
-        return f"(select {', '.join(nulls)}, 0::bigint as {POSITION} where false)"
+
+@dataclass(frozen=True)
+class BatchRows:
+    """The rows of one batch that a fold sees: all of them, or those of some partitions."""
+
+    batch: LocalBatch
+    files: tuple[LocalRows, ...]
 
 
 def needed_entries(table: Table, entries: Sequence[LogEntry]) -> list[LogEntry]:

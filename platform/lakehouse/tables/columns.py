@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pyarrow as pa
 
-from lakehouse.rows.duck import quoted
 from lakehouse.spec import FieldSpec
 from lakehouse.spec.types import arrow_field, declared_type, field_doc
 
@@ -39,9 +38,3 @@ def arrow_schema(fields: Iterable[FieldSpec]) -> pa.Schema:
 def field_specs(schema: pa.Schema) -> tuple[FieldSpec, ...]:
     """The columns of an Arrow schema."""
     return tuple(FieldSpec(field.name, declared_type(field), field.nullable, field_doc(field)) for field in schema)
-
-
-def cast_columns(schema: pa.Schema, present: Sequence[str]) -> str:
-    """A select list: those columns of `schema` that are present, in its order, each cast to its type there."""
-    names = [name for name in schema.names if name in present]
-    return ", ".join(f"{quoted(name)}::{duck_type(declared_type(schema.field(name)))} as {quoted(name)}" for name in names)

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from lakehouse.errors import ConfigurationError, DamagedData
 from lakehouse.rows.checksum import EMPTY, row_digest_sql
 from lakehouse.rows.duck import literal, quoted
-from lakehouse.rows.fold import FoldEntry, fold_sql
+from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
 from lakehouse.spec import RowChecksum, Table
-from lakehouse.spec.types import declared_type
-from lakehouse.tables.batches import LocalBatch
-from lakehouse.tables.columns import cast_columns, duck_type
-from lakehouse.tables.partitions import PartitionScheme
+from lakehouse.tables.batches import BatchRows, LocalBatch
+from lakehouse.tables.localrows import LocalRows, all_rows, bytes_per_row
+from lakehouse.tables.newest import collect_keys, is_touched, newest_rows
+from lakehouse.tables.partitions import WHOLE, PartitionScheme
 
 FILE_BYTES = 512 << 20
 """About the largest data file that is written."""
@@ -32,8 +32,15 @@ FILE_BYTES = 512 << 20
 MOST_WINDOWS = 8
 """Day partitions of one group: each row is held against each window of its group, so that their cost is the product."""
 
+ROW_GROUP = 122880
+"""Rows of a row group, as DuckDB likes them best."""
+
+MOST_ROW_GROUP_BYTES = 128 << 20
+
+GROUP_SHARE = 16
+"""The part of the memory for the Parquet files of one group: decoded, sorted and encoded again they are larger."""
+
 _FOLDER = "_folder"
-_CUT = f"partition_by ({_FOLDER}), write_partition_columns false"
 _MODULUS = "18446744073709551616::hugeint"
 
 NewRows = Mapping[int, Mapping[str, int]]
@@ -80,7 +87,7 @@ class Fold:
     """A table with its new batches, on one DuckDB connection.
 
     schema: the columns of the result. field_ids: DuckDB's FIELD_IDS argument for them. old: the partitions as they are.
-    group_bytes: of Parquet files, old and new, that are folded at once. every_row: digest all rows.
+    memory_bytes: what DuckDB may use. every_row: digest also rows whose keys no batch touches.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -91,7 +98,7 @@ class Fold:
     batches: Sequence[LocalBatch]
     folder: Path
     old: Mapping[str, OldPartition]
-    group_bytes: int
+    memory_bytes: int
     every_row: bool = False
 
     @property
@@ -103,31 +110,32 @@ class Fold:
     def new_rows(self) -> dict[int, dict[str, int]]:
         """The rows that each batch brings to each partition; none for a batch that lacks the partition column."""
         column = self.table.partition.column
+        schema = self.schema if column is None else pa.schema([self.schema.field(column)])
         found: dict[int, dict[str, int]] = {}
         for batch in self.batches:
             found[batch.sequence] = {}
-            if batch.paths and (column is None or column in batch.columns):
-                query = f"select {self.scheme.name_sql()}, count(*) from {batch.relation(self.schema)} group by 1"
+            if column is None:
+                found[batch.sequence] = {WHOLE: batch.manifest.rows} if batch.manifest.rows else {}
+            elif column in batch.columns:
+                query = f"select {self.scheme.name_sql()}, count(*) from {all_rows(schema, batch.files())} group by 1"
                 found[batch.sequence] = dict(self.connection.execute(query).fetchall())
         return found
 
     def collect_keys(self) -> None:
-        """Make the temporary table `touched_keys`: the distinct keys of all batches of an upserted table."""
-        key = ", ".join(quoted(name) for name in self.table.key)
-        parts = " union all ".join(f"select {key} from {batch.relation(self.schema)}" for batch in self.batches)
-        self.connection.execute(f"create or replace temp table touched_keys as select distinct {key} from ({parts})")
+        """Note the keys that the batches of an upserted table touch; comes before `holds_touched_key` and `run`."""
+        collect_keys(self.connection, self.table, self.schema, [BatchRows(batch, batch.files()) for batch in self.batches])
 
     def holds_touched_key(self, keys: pa.RecordBatchReader) -> bool:
-        """Whether any of the rows (key columns) has a key of `touched_keys`."""
+        """Whether any of the rows (key columns) has a key that the batches touch."""
         self.connection.register("old_keys", keys)
         try:
-            query = f"select 1 from old_keys as r where {self._is_touched()} limit 1"
+            query = f"select 1 from old_keys as r where {is_touched(self.table, 'r')} limit 1"
             return self.connection.execute(query).fetchone() is not None
         finally:
             self.connection.unregister("old_keys")
 
     def run(self, touched: Sequence[str], new: NewRows) -> FoldResult:
-        """Fold the touched partitions; `collect_keys` comes first for an upserted table."""
+        """Fold the touched partitions."""
         result = FoldResult()
         self.folder.mkdir(parents=True)
         groups = self._groups(touched, new)
@@ -135,9 +143,10 @@ class Fold:
         if len(groups) > 1:
             staged = {batch.sequence: self._stage(batch, touched) for batch in self.batches if len(new[batch.sequence]) > 1}
         for index, group in enumerate(groups):
-            folder = self.folder / f"group-{index}"
-            entries = self._whole_entries() if len(groups) == 1 else self._entries_of(group, new, staged)
-            self._run_group(group, list(entries), folder, result)
+            batches = [BatchRows(batch, batch.files()) for batch in self.batches]
+            if len(groups) > 1:
+                batches = list(self._batches_of(group, new, staged))
+            self._run_group(group, batches, self.folder / f"group-{index}", result)
         return result
 
     def _groups(self, touched: Sequence[str], new: NewRows) -> list[tuple[str, ...]]:
@@ -148,7 +157,7 @@ class Fold:
         for name in touched:
             weight = self._weight(name, new)
             full = self.table.mode == "append" and groups and len(groups[-1]) >= MOST_WINDOWS
-            if not groups or full or filled + weight > self.group_bytes:
+            if not groups or full or filled + weight > self.memory_bytes // GROUP_SHARE:
                 groups.append([])
                 filled = 0
             groups[-1].append(name)
@@ -163,21 +172,18 @@ class Fold:
                 weight += sum(file.bytes for file in batch.manifest.files) * rows // max(rows, batch.manifest.rows)
         return weight
 
-    def _whole_entries(self) -> Iterator[FoldEntry]:
-        for batch in self.batches:
-            yield _entry(batch, batch.relation(self.schema))
-
-    def _entries_of(self, group: Sequence[str], new: NewRows, staged: Mapping[int, Mapping[str, Path]]) -> Iterator[FoldEntry]:
+    def _batches_of(self, group: Sequence[str], new: NewRows, staged: Mapping[int, Mapping[str, Path]]) -> Iterator[BatchRows]:
         """What the batches mean to a group: the rows that they bring to it, and the windows that replace rows of it."""
         for batch in self.batches:
             names = [name for name in group if name in new[batch.sequence]]
             if names and batch.sequence in staged:
-                files = ", ".join(literal(str(staged[batch.sequence][name] / "*.parquet")) for name in names)
-                yield _entry(batch, f"read_parquet([{files}], hive_partitioning = false)")
+                folders = [staged[batch.sequence][name] for name in names]
+                paths = [path for folder in folders for path in sorted(folder.glob("*.parquet"))]
+                yield BatchRows(batch, tuple(LocalRows(path, batch.columns, POSITION) for path in paths))
             elif names:
-                yield _entry(batch, batch.relation(self.schema))
+                yield BatchRows(batch, batch.files())
             elif self._replaces(batch, group):
-                yield _entry(batch, batch.no_rows(self.schema))
+                yield BatchRows(batch, ())
 
     def _replaces(self, batch: LocalBatch, group: Sequence[str]) -> bool:
         if self.table.mode == "append":
@@ -187,42 +193,62 @@ class Fold:
 
     def _stage(self, batch: LocalBatch, touched: Sequence[str]) -> dict[str, Path]:
         """A batch cut into its partitions, so that no group reads the rows of another."""
-        options = "format parquet, compression lz4, row_group_size 20480"
+        files = batch.files()
+        present = pa.schema([field for field in self.schema if field.name in batch.columns])
+        options = f"format parquet, compression lz4, row_group_size 20480, row_group_size_bytes {self.row_group_bytes}"
         folder = self.folder / f"staged-{batch.sequence}"
-        return self._cut(f"select * from {batch.relation(self.schema)}", touched, folder, options)
+        return self._cut(f"select * from {all_rows(present, files)}", files, touched, folder, options)
 
-    def _cut(self, query: str, partitions: Sequence[str], folder: Path, options: str) -> dict[str, Path]:
-        """Write rows into a folder for each partition, named by a digest: the name itself can be too long for a file system."""
+    def _cut(
+        self, query: str, files: Sequence[LocalRows], partitions: Sequence[str], folder: Path, options: str
+    ) -> dict[str, Path]:
+        """Write rows into a folder for each partition, named by a digest: the name itself can be too long for a file system.
+
+        files: where the rows come from. DuckDB keeps the rows of each partition until there are enough to write; how many that is
+        follows from their width.
+        """
+        enough = self.memory_bytes // 8 // max(1, len(partitions)) // max(64, bytes_per_row(files))
+        self.connection.execute(f"set partitioned_write_flush_threshold = {min(max(enough, 2048), ROW_GROUP)}")
         rows = f"select *, md5({self.scheme.name_sql()}) as {_FOLDER} from ({query})"
-        self.connection.execute(f"copy ({rows}) to {literal(str(folder))} ({options}, {_CUT})")
-        folders = {
-            name: folder / f"{_FOLDER}={hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()}" for name in partitions
-        }
+        cut = f"partition_by ({_FOLDER}), write_partition_columns false"
+        self.connection.execute(f"copy ({rows}) to {literal(str(folder))} ({options}, {cut})")
+        digests = {name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest() for name in partitions}
+        folders = {name: folder / f"{_FOLDER}={digest}" for name, digest in digests.items()}
         return {name: path for name, path in folders.items() if path.is_dir()}
 
-    def _run_group(self, group: tuple[str, ...], entries: Sequence[FoldEntry], folder: Path, result: FoldResult) -> None:
-        old_paths = [path for name in group if name in self.old for path in self.old[name].fetch()]
-        old = stored_rows(self.schema, old_paths)
-        files = self._write(group, fold_sql(self.table, self.schema, old, entries), folder)
-        new = stored_rows(self.schema, [file.path for file in files])
-        result.sums |= self._compare(group, old, new)
+    def _run_group(self, group: tuple[str, ...], batches: Sequence[BatchRows], folder: Path, result: FoldResult) -> None:
+        paths = [path for name in group if name in self.old for path in self.old[name].fetch()]
+        old = [LocalRows.of(path) for path in paths]
+        files = self._write(group, self._folded(old, batches), [*old, *(file for rows in batches for file in rows.files)], folder)
+        result.sums |= self._compare(group, old, [LocalRows.of(file.path) for file in files])
         changed = set(result.changed)
         result.files += [file for file in files if file.partition in changed]
         for file in files:
             if file.partition not in changed:
                 file.path.unlink()
-        for path in old_paths:
+        for path in paths:
             path.unlink()
         if self.table.event_time is not None and changed.intersection(group):
             result.days |= self._changed_days()
 
-    def _write(self, group: tuple[str, ...], query: str, folder: Path) -> list[NewFile]:
-        options = f"format parquet, compression zstd, row_group_size 122880, field_ids {self.field_ids}"
+    def _folded(self, old: Sequence[LocalRows], batches: Sequence[BatchRows]) -> str:
+        if self.table.mode == "upsert":
+            for rows in batches:
+                fold_sql(self.table, self.schema, None, [_entry(rows, self.schema)])  # refuses a kind that the mode has not
+            return newest_rows(self.connection, self.table, self.schema, old, batches)
+        base = all_rows(self.schema, old) if old else None
+        return fold_sql(self.table, self.schema, base, [_entry(rows, self.schema) for rows in batches])
+
+    def _write(self, group: tuple[str, ...], query: str, sources: Sequence[LocalRows], folder: Path) -> list[NewFile]:
+        options = (
+            f"format parquet, compression zstd, row_group_size {ROW_GROUP}, row_group_size_bytes {self.row_group_bytes}, "
+            f"field_ids {self.field_ids}"
+        )
         if len(group) == 1:
             self.connection.execute(f"copy ({query}) to {literal(str(folder))} ({options}, file_size_bytes {FILE_BYTES})")
             folders = {group[0]: folder}
         else:
-            folders = self._cut(query, group, folder, options)
+            folders = self._cut(query, sources, group, folder, options)
         found = []
         for name, place in folders.items():
             for path in sorted(place.glob("*.parquet")):
@@ -230,32 +256,35 @@ class Fold:
                     found.append(NewFile(name, path, rows))
         return found
 
-    def _compare(self, group: tuple[str, ...], old: str | None, new: str | None) -> dict[str, tuple[RowChecksum, RowChecksum]]:
+    def _compare(
+        self, group: tuple[str, ...], old: Sequence[LocalRows], new: Sequence[LocalRows]
+    ) -> dict[str, tuple[RowChecksum, RowChecksum]]:
         """Digest the rows that can have changed into the temporary table `digests`; their checksums by partition, old and new."""
         name = literal(group[0]) if len(group) == 1 else self.scheme.name_sql()
         day = f"{quoted(self.table.event_time)}::date" if self.table.event_time else "null::date"
-        narrowed = old is not None and self.table.mode == "upsert" and not self.every_row
-        where = f" where {self._is_touched()}" if narrowed else ""
+        narrowed = old and self.table.mode == "upsert" and not self.every_row
+        where = f" where {is_touched(self.table, 'r')}" if narrowed else ""
         self.connection.execute(
             "create or replace temp table digests (partition varchar, side tinyint, day date, digest ubigint)"
         )
-        for relation, side in ((old, -1), (new, 1)):
-            if relation is not None:
-                digests = f"select {name}, {side}, {day}, {row_digest_sql(self.schema)} from {relation} as r{where}"
-                self.connection.execute(f"insert into digests {digests}")
+        for files, side in ((old, -1), (new, 1)):
+            rows = f"{all_rows(self.schema, files)} as r{where}"
+            digests = f"select {name}, {side}, {day}, {row_digest_sql(self.schema)} from {rows}"
+            self.connection.execute(f"insert into digests {digests}")
         sums: dict[str, dict[int, RowChecksum]] = {partition: {} for partition in group}
         query = f"select partition, side, count(*), sum(digest::hugeint) % {_MODULUS} from digests group by 1, 2"
-        for partition, side, rows, value in self.connection.execute(query).fetchall():
-            sums[partition][side] = RowChecksum(int(rows), int(value))
+        for partition, side, count, value in self.connection.execute(query).fetchall():
+            sums[partition][side] = RowChecksum(int(count), int(value))
         return {partition: (found.get(-1, EMPTY), found.get(1, EMPTY)) for partition, found in sums.items()}
 
     def _changed_days(self) -> set[str]:
         differing = "select day from digests where day is not null group by day, digest having sum(side) <> 0"
         return {day for (day,) in self.connection.execute(f"select distinct day::varchar from ({differing})").fetchall()}
 
-    def _is_touched(self) -> str:
-        match = " and ".join(f"t.{quoted(name)} is not distinct from r.{quoted(name)}" for name in self.table.key)
-        return f"exists (select 1 from touched_keys as t where {match})"
+    @property
+    def row_group_bytes(self) -> int:
+        """Bytes of a row group, small enough for each thread to hold several."""
+        return min(MOST_ROW_GROUP_BYTES, self.memory_bytes // 16)
 
 
 @contextmanager
@@ -279,23 +308,6 @@ def folding(tried: str, memory_limit_mb: int) -> Iterator[None]:
         ) from error
 
 
-def stored_rows(schema: pa.Schema, paths: Sequence[Path]) -> str | None:
-    """A parenthesised query for the rows of Parquet files as `schema` has them, a missing column as null; None for no files."""
-    by_columns: dict[tuple[str, ...], list[Path]] = {}
-    for path in paths:
-        by_columns.setdefault(tuple(pq.read_schema(path).names), []).append(path)
-    parts = []
-    for present, group in by_columns.items():
-        files = ", ".join(literal(str(path)) for path in group)
-        columns = [
-            cast_columns(schema, [name])
-            if name in present
-            else f"null::{duck_type(declared_type(schema.field(name)))} as {quoted(name)}"
-            for name in schema.names
-        ]
-        parts.append(f"select {', '.join(columns)} from read_parquet([{files}], hive_partitioning = false)")
-    return "(" + " union all ".join(parts) + ")" if parts else None
-
-
-def _entry(batch: LocalBatch, relation: str) -> FoldEntry:
-    return FoldEntry(batch.sequence, batch.manifest.kind, batch.manifest.window, relation, batch.columns)
+def _entry(rows: BatchRows, schema: pa.Schema) -> FoldEntry:
+    manifest = rows.batch.manifest
+    return FoldEntry(rows.batch.sequence, manifest.kind, manifest.window, all_rows(schema, rows.files), rows.batch.columns)

@@ -44,9 +44,6 @@ from lakehouse.tables.scratch import scratch_folder
 NEVER = Marker(0, 0, EMPTY.hex)
 """The marker of a table that holds nothing yet."""
 
-GROUP_SHARE = 16
-"""The part of the memory limit for the Parquet files of one group: decoded, sorted and encoded again they are larger."""
-
 LONGEST_FOLDER = 120
 """Characters of a partition's folder beyond which it is named by a number: file systems allow 255 bytes."""
 
@@ -175,6 +172,7 @@ class Apply:
         old: dict[str, list[LiveFile]],
         folder: Path,
     ) -> FoldResult:
+        connection.execute("set enable_progress_bar = false")
         self.scheme.prepare(connection)
         fold = Fold(
             connection=connection,
@@ -185,7 +183,7 @@ class Apply:
             batches=batches,
             folder=folder / "fold",
             old={name: self._old_partition(files, folder / "old") for name, files in old.items()},
-            group_bytes=(self.settings.memory_limit_mb << 20) // GROUP_SHARE,
+            memory_bytes=self.settings.memory_limit_mb << 20,
             every_row=self.every_row,
         )
         new = fold.new_rows()
