@@ -136,5 +136,3 @@ def processes_done(processes: Sequence[BaseProcess], timeout: float = 240) -> No
     for one in processes:
         one.join(timeout)
         assert one.exitcode == 0, one.exitcode
-
-

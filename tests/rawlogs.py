@@ -125,5 +125,3 @@ def digest(table: pa.Table) -> tuple[int, str]:
     """Rows and checksum of an Arrow table, by a connection of its own."""
     found = checksum_of(table, table.schema, connect_duckdb())
     return found.rows, found.hex
-
-
