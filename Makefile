@@ -22,12 +22,12 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-run: $(STAMP) ## The main job: start everything, load the example application, run it to daily statistics
+run: $(STAMP) ## The main job, up to daily statistics; a smaller one: make run DEMO="--days 3 --users 60"
 	$(BIN)/lakehouse up
-	$(BIN)/lakehouse demo load
+	$(BIN)/lakehouse demo load $(DEMO)
 	$(BIN)/lakehouse run
 	$(BIN)/lakehouse verify
-	@echo "Dagster UI: $$($(BIN)/lakehouse ui)"
+	@address=$$($(BIN)/lakehouse ui) && echo "Dagster UI: $$address"
 
 down: $(STAMP) ## Stop everything; the data stays (lakehouse down --wipe removes it)
 	$(BIN)/lakehouse down

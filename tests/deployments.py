@@ -133,18 +133,30 @@ class Project:
         rows: list[dict[str, Any]] = self.lakehouse("sql", statement, "--on", on, "--format", "json").json()
         return rows
 
-    def statistics(self) -> dict[str, str]:
-        """By model of the statistics: its rows as one text, without the time at which they were built."""
-        tables = self.query("select name from system.tables where database = 'statistics' order by name", "warehouse")
-        names = [row["name"] for row in tables]
-        return {
-            name: self.lakehouse("sql", _all_but_built_at(name), "--on", "warehouse", "--format", "csv").out for name in names
-        }
+    def warehouse(self, statement: str) -> list[tuple[Any, ...]]:
+        """Rows of the warehouse, asked directly."""
+        import clickhouse_connect
+
+        found = json.loads((self.home / "services.json").read_text())["settings"]["warehouse"]
+        client = clickhouse_connect.get_client(
+            host=found["host"], port=found["port"], username=found["user"], password=found["password"]
+        )
+        try:
+            return [tuple(row) for row in client.query(statement).result_rows]
+        finally:
+            client.close()
+
+    def statistics(self) -> dict[str, list[tuple[Any, ...]]]:
+        """By model of the statistics: its rows, without the time at which they were built."""
+        names = [name for (name,) in self.warehouse("select name from system.tables where database = 'statistics'")]
+        assert names
+        rows = "select * except (built_at) from statistics.{} order by all"
+        return {name: self.warehouse(rows.format(name)) for name in sorted(names)}
 
     def built_at(self) -> dict[str, str]:
         """By day: when its row of the daily statistics was built."""
-        rows = self.query("select toString(day) as day, toString(built_at) as at from statistics.daily_statistics", "warehouse")
-        return {row["day"]: row["at"] for row in rows}
+        rows = self.warehouse("select toString(day), toString(built_at) from statistics.daily_statistics")
+        return {str(day): str(at) for day, at in rows}
 
     def pid(self, service: str) -> int | None:
         """The process of an embedded server, as it was recorded."""
@@ -221,10 +233,6 @@ class Running:
     def text(self) -> str:
         """All that it has said."""
         return "".join(self.lines)
-
-
-def _all_but_built_at(table: str) -> str:
-    return f"select * except built_at from statistics.{table} order by all"
 
 
 def copy_checkout(folder: Path) -> None:

@@ -180,7 +180,7 @@ def _stop_one(record: Record, name: str, on_event: OnEvent) -> bool:
 
 
 def _wipe(home: Path) -> None:
-    for folder in ("data", "logs", "dagster"):
+    for folder in ("data", "logs", "dagster", "tmp"):
         if (home / folder).exists():
             shutil.rmtree(home / folder)
     for file in (SERVICES_FILE, LOCK_FILE):
