@@ -69,7 +69,7 @@ def test_processes_that_meet_on_a_table_of_days_apply_each_day_once(lake: Lake) 
 
 
 class Meanwhile:
-    """A store in front of another that runs something before the first upload of an apply: a commit that slips in between."""
+    """A store in front of another that lets something happen while an apply reads its first raw file, its base being read."""
 
     def __init__(self, store: object, work: object) -> None:
         self._store, self._work, self.met = store, work, False
@@ -77,12 +77,12 @@ class Meanwhile:
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
-    def upload(self, local: object, path: str) -> None:
+    def download(self, path: str, local: object) -> None:
         """Let the other one go first."""
         if not self.met:
             self.met = True
             self._work()  # type: ignore[operator]
-        self._store.upload(local, path)  # type: ignore[attr-defined]
+        self._store.download(path, local)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("born", [True, False])
@@ -103,6 +103,32 @@ def test_a_commit_that_slips_in_between_is_not_overwritten(lake: Lake, born: boo
     assert written <= live + 3 * (1 if born else 0), "the loser left data files behind"
 
 
+def test_a_commit_that_only_adds_files_is_not_put_on_top_of_anothers(lake: Lake) -> None:
+    """A new day and an empty batch replace no file, so that nothing but the table's version tells that somebody was first."""
+    log = lake.log(LOGS, FIELDS, ("id", "at"))
+    for number in (1, 2, 3):
+        log.write("replace", [{"id": number, "at": day(number), "n": 0}], window=day_window(number))
+    lake.apply(log, 1)
+    slow = open_tables(lake.settings, Meanwhile(lake.store, lambda: lake.apply(log, 2)))  # type: ignore[arg-type]
+    with pytest.raises(CommitConflict):
+        slow.apply(SOURCE, LOGS, log.entries, log.folder)
+    lake.check(log, [{"id": number, "at": day(number), "n": 0} for number in (1, 2)], sequence=2)
+    lake.apply(log)
+    lake.check(log, [{"id": number, "at": day(number), "n": 0} for number in (1, 2, 3)])
+    assert len(lake.tables.history(SOURCE, LOGS)) == 3
+
+
+def test_a_watermark_does_not_go_back_when_no_rows_change(lake: Lake) -> None:
+    log = lake.log(LOGS, FIELDS, ("id", "at"))
+    for _ in range(3):
+        log.write("replace", [{"id": 1, "at": day(1), "n": 0}], window=day_window(1))
+    lake.apply(log, 1)
+    slow = open_tables(lake.settings, Meanwhile(lake.store, lambda: lake.apply(log, 3)))  # type: ignore[arg-type]
+    with pytest.raises(CommitConflict):
+        slow.apply(SOURCE, LOGS, log.entries[:2], log.folder)
+    lake.check(log, [{"id": 1, "at": day(1), "n": 0}])
+
+
 def test_a_rollback_that_slips_in_between_is_not_undone(lake: Lake) -> None:
     log, expected = upserts(lake, 4)
     lake.apply(log, 1)
@@ -115,6 +141,35 @@ def test_a_rollback_that_slips_in_between_is_not_undone(lake: Lake) -> None:
     with pytest.raises(CommitConflict, match="entry 3 where 2 should follow"):
         slow.apply(SOURCE, USERS, log.entries[2:], log.folder)
     lake.apply(log)
+    lake.check(log, expected)
+
+
+@pytest.mark.parametrize("went_through", [True, False])
+@pytest.mark.parametrize("born", [True, False])
+def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, born: bool, went_through: bool
+) -> None:
+    from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy.exc import OperationalError
+
+    log, expected = upserts(lake, 3)
+    if born:
+        lake.apply(log, 1)
+    commit = SqlCatalog.commit_table
+
+    def lose_the_answer(*arguments: object, **named: object) -> object:
+        if went_through:
+            commit(*arguments, **named)  # type: ignore[arg-type]
+        raise OperationalError("commit", {}, Exception("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(SqlCatalog, "commit_table", lose_the_answer)
+    if went_through:
+        assert lake.apply(log).state.current.marker.sequence == 3
+    else:
+        with pytest.raises(CommitConflict, match="server closed the connection"):
+            lake.apply(log)
+    monkeypatch.undo()
+    assert lake.apply(log).entries == (0 if went_through else 3 - born)
     lake.check(log, expected)
 
 

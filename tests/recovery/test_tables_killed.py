@@ -25,7 +25,7 @@ from tests.rawlogs import SOURCE, Row, day
 USERS = Table("users", "upsert", ("id",), cursor="at", event_time="at", partition=bucket("id", 3))
 MOVERS = Table("movers", "upsert", ("id",), cursor="at", event_time="at", partition=days("at"))
 FIELDS = {"id": "int64", "at": "timestamp", "n": "int32"}
-KILLS = 6
+KILLS = 4
 
 
 def apply_and_die(

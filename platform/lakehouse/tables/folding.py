@@ -229,7 +229,7 @@ class Fold:
         for path in paths:
             path.unlink()
         if self.table.event_time is not None and changed.intersection(group):
-            result.days |= self._changed_days()
+            result.days |= self._changed_days(anew=not old)
 
     def _folded(self, old: Sequence[LocalRows], batches: Sequence[BatchRows]) -> str:
         if self.table.mode == "upsert":
@@ -277,8 +277,11 @@ class Fold:
             sums[partition][side] = RowChecksum(int(count), int(value))
         return {partition: (found.get(-1, EMPTY), found.get(1, EMPTY)) for partition, found in sums.items()}
 
-    def _changed_days(self) -> set[str]:
-        differing = "select day from digests where day is not null group by day, digest having sum(side) <> 0"
+    def _changed_days(self, *, anew: bool) -> set[str]:
+        """The days of `digests` on which the rows differ. anew: there were no old rows, so that all of them do."""
+        differing = "select day from digests where day is not null"
+        if not anew:
+            differing += " group by day, digest having sum(side) <> 0"
         return {day for (day,) in self.connection.execute(f"select distinct day::varchar from ({differing})").fetchall()}
 
     @property
