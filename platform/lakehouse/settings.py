@@ -85,7 +85,7 @@ class ServicesFile(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        home = Path(os.environ.get("LAKEHOUSE_HOME") or self.current_state.get("home") or ".lakehouse")
+        home = Path(self.current_state.get("home") or ".lakehouse")
         path = home / SERVICES_FILE
         if not path.is_file():
             return {}

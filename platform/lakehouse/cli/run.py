@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from lakehouse import services
 from lakehouse.cli.session import deployment
 from lakehouse.cli.terminal import print_table, say
 from lakehouse.errors import WrongUse
@@ -33,6 +35,9 @@ def run(names: tuple[str, ...], first: datetime | None, last: datetime | None, f
     started = time.monotonic()
     here = deployment()
     chosen = here.select(names)
+    here.store.check()
+    if not (Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml").is_file():
+        services.write_instance(here.settings)
     from lakehouse.orchestration.execute import execute
     from lakehouse.pipeline.status import check_sources
 

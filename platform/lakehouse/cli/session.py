@@ -46,7 +46,10 @@ def deployment() -> Deployment:
     settings = running_settings()
     # What this client logs as an error is also raised, and said in our words.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-    os.environ.update(services.environment(settings))
+    values = services.environment(settings)
+    if settings.profile == "external" and "DAGSTER_HOME" in os.environ:
+        del values["DAGSTER_HOME"]  # such a deployment has an instance of its own
+    os.environ.update(values)
     current_settings.cache_clear()
     return open_deployment(current_settings())
 
