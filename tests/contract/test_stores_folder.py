@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from lakehouse.stores import ObjectStore, open_store
 
 KILLED_IN_MID_WRITE = """
 import os, signal, sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from lakehouse.settings import StoreSettings
 from lakehouse.stores import folder, open_store
@@ -62,10 +66,22 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
     assert "/file" in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@contextmanager
+def as_an_ordinary_user() -> Iterator[None]:
+    """Root may write everywhere, so root becomes `nobody` for a moment."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(ConfigurationError, match="owner or mode"):
+    with as_an_ordinary_user(), pytest.raises(ConfigurationError, match="owner or mode"):
         open_store(StoreSettings(url=(tmp_path / "closed").as_uri())).check()
 
 
