@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from lakehouse.errors import ConfigurationError, DeclarationError, StoreUnavailable, Unsupported
 from lakehouse.rows.duck import connect_duckdb
+from lakehouse.rows.partition import partition_names
 from lakehouse.settings import CatalogSettings, Settings, StoreSettings
 from lakehouse.spec import Marker, Partitioning, Table, Window
 from lakehouse.spec.partitioning import bucket, days, identity, months, unpartitioned
@@ -90,6 +91,7 @@ def test_rows_and_files_agree_on_a_partitions_name(partitioning: Partitioning, d
     assert names == [*(scheme.name(value) for value in expected), scheme.name(None)]
     assert [scheme.value(name) for name in names] == [*expected, None]
     assert len(set(names)) == len(set(expected)) + 1
+    assert [scheme.shown(name) for name in names] == partition_names(rows.to_batches()[0], partitioning).to_pylist()
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ from lakehouse.errors import ConfigurationError, DamagedData
 from lakehouse.rows.checksum import EMPTY, row_digest_sql
 from lakehouse.rows.duck import literal, quoted
 from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
+from lakehouse.rows.partition import WHOLE
 from lakehouse.spec import RowChecksum, Table
 from lakehouse.tables.batches import BatchRows, LocalBatch
 from lakehouse.tables.localrows import LocalRows, all_rows, bytes_per_row
 from lakehouse.tables.newest import collect_keys, is_touched, newest_rows
-from lakehouse.tables.partitions import WHOLE, PartitionScheme
+from lakehouse.tables.partitions import PartitionScheme
 
 FILE_BYTES = 512 << 20
 """About the largest data file that is written."""

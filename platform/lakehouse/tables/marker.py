@@ -4,12 +4,13 @@ lakehouse.sequence       last raw sequence in the table
 lakehouse.rows           rows of the whole table
 lakehouse.checksum       checksum of the whole table, sixteen hexadecimal digits
 lakehouse.changed-days   days whose rows the commit changed: `2026-01-01..2026-01-14,2026-02-03`
-lakehouse.partitions     names of the partitions it changed, joined by `&`; left out when they are long
+lakehouse.partitions     names of the partitions it changed, as a JSON list; left out when it is long
 lakehouse.commit         unique for each attempt: tells whether a commit whose answer was lost went through
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 
@@ -39,7 +40,7 @@ def marker_properties(
         CHANGED_DAYS: day_ranges(changed_days),
         COMMIT: commit_id,
     }
-    names = "&".join(sorted(partitions))
+    names = json.dumps(sorted(partitions), ensure_ascii=False)
     if len(names) <= LONGEST_PARTITIONS:
         properties[PARTITIONS] = names
     return properties
@@ -56,7 +57,7 @@ def partitions_of(properties: Mapping[str, str]) -> tuple[str, ...] | None:
     """The partitions that a commit changed, or None when it does not say."""
     if PARTITIONS not in properties:
         return None
-    return tuple(name for name in properties[PARTITIONS].split("&") if name)
+    return tuple(json.loads(properties[PARTITIONS]))
 
 
 def row_checksum(marker: Marker) -> RowChecksum:

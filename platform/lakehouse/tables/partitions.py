@@ -21,12 +21,10 @@ from duckdb.func import ARROW, SPECIAL
 
 from lakehouse.errors import DeclarationError
 from lakehouse.rows.duck import literal, quoted
+from lakehouse.rows.partition import WHOLE, partition_names, partition_prefix
 from lakehouse.spec import Partitioning, Window
 from lakehouse.spec.types import declared_type
 from lakehouse.tables.columns import duck_type
-
-WHOLE = "all"
-"""The name of the one partition of an unpartitioned table."""
 
 NULL = "null"
 PartitionValue = int | bool | str | Decimal | None
@@ -66,8 +64,7 @@ class PartitionScheme:
     @property
     def field(self) -> str:
         """The name of the partition field: the column for identity, else `<column>_<transform>`."""
-        column, transform = self.partitioning.column, self.partitioning.transform
-        return str(column) if transform == "identity" else f"{column}_{transform}"
+        return partition_prefix(self.partitioning)
 
     def name(self, value: Any) -> str:
         """The name of the partition with a value; dates and datetimes are taken as well as Iceberg's numbers."""
@@ -92,6 +89,20 @@ class PartitionScheme:
         if pa.types.is_decimal(self.type):
             return Decimal(text)
         return unquote(text) if pa.types.is_string(self.type) else int(text)
+
+    def shown(self, name: str) -> str:
+        """The name that every hop gives the partition (`lakehouse.rows.partition`), of its name here.
+
+        They differ for texts, which are percent-encoded here so that a folder can have the name and `null` is not the missing
+        value, and for timestamps.
+        """
+        if self.partitioning.transform != "identity" or self.type is None:
+            return name
+        column = pa.array([self.value(name)], pa.int64() if pa.types.is_timestamp(self.type) else None)
+        if pa.types.is_string(self.type) or pa.types.is_timestamp(self.type):
+            batch = pa.RecordBatch.from_arrays([column.cast(self.type)], names=[str(self.partitioning.column)])
+            return str(partition_names(batch, self.partitioning)[0].as_py())
+        return name
 
     def _text(self, value: Any) -> str:
         if self.partitioning.transform == "month":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,9 @@ from lakehouse.tables.scratch import scratch_folder
 
 NEVER = Marker(0, 0, EMPTY.hex)
 """The marker of a table that holds nothing yet."""
+
+TRANSFERS = 4
+"""Files that are copied to or from the store at once."""
 
 LONGEST_FOLDER = 120
 """Characters of a partition's folder beyond which it is named by a number: file systems allow 255 bytes."""
@@ -199,7 +203,8 @@ class Apply:
         handle = self.base.handle
         assert handle is not None
         folder.mkdir(exist_ok=True)
-        return [download(handle, file, self.schema, folder / f"{uuid.uuid4().hex}.parquet") for file in files]
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            return list(pool.map(lambda file: download(handle, file, self.schema, folder / f"{uuid.uuid4().hex}.parquet"), files))
 
     def _touched(self, fold: Fold, new: set[str], old: dict[str, list[LiveFile]]) -> set[str]:
         """The partitions whose rows can change."""
@@ -226,10 +231,11 @@ class Apply:
         )
 
     def _commit(self, transaction: Transaction, old: dict[str, list[LiveFile]], result: FoldResult) -> Applied:
-        marker, partitions, days = self._marker(result), result.changed, tuple(sorted(result.days))
+        marker, days = self._marker(result), tuple(sorted(result.days))
+        partitions = tuple(sorted({self.scheme.shown(name) for name in result.changed}))
         properties = markers.marker_properties(marker, changed_days=days, partitions=partitions, commit_id=self.commit_id)
         stored = self._upload(transaction, result)
-        removed = [file.task.file for name in partitions for file in old.get(name, ())]
+        removed = [file.task.file for name in result.changed for file in old.get(name, ())]
         try:
             handle = commit_snapshot(transaction, self.base.handle, removed=removed, added=stored, properties=properties)
         except (*MOVED, *UNKNOWN) as error:
@@ -249,8 +255,9 @@ class Apply:
         for index, file in enumerate(result.files):
             folder = "" if self.table.partition.column is None else f"{_folder_name(file.partition)}/"
             url = f"{location}/data/{folder}{self.commit_id}-{index}.parquet"
-            self.store.upload(file.path, self._path(url))
             stored.append(StoredFile(url, self.scheme.value(file.partition), file.path))
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            list(pool.map(lambda file: self.store.upload(file.local, self._path(file.url)), stored))
         return stored
 
     def _path(self, url: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.snapshots import Snapshot
 
 from lakehouse.errors import WrongUse
 from lakehouse.settings import Settings
@@ -58,21 +59,23 @@ class EmbeddedIceberg:
         handle = self._existing(source, table)
         snapshot = snapshot_of(source, table, handle, version)
         schema = schema_at(handle, snapshot)
-        for file in live_files(handle, PartitionScheme.of(table.partition, schema), snapshot.snapshot_id):
-            if partitions is None or file.partition in partitions:
+        scheme = PartitionScheme.of(table.partition, schema)
+        for file in live_files(handle, scheme, snapshot.snapshot_id):
+            if partitions is None or scheme.shown(file.partition) in partitions:
                 yield from file_batches(handle, file, schema, columns=columns)
 
     def partitions(self, source: str, table: Table, *, version: int | None = None) -> dict[str, int]:
         handle = self._existing(source, table)
         snapshot = snapshot_of(source, table, handle, version)
         schema = schema_at(handle, snapshot)
-        rows: dict[str, int] = {}
-        for file in live_files(handle, PartitionScheme.of(table.partition, schema), snapshot.snapshot_id):
+        scheme, rows = PartitionScheme.of(table.partition, schema), dict[str, int]()
+        for file in live_files(handle, scheme, snapshot.snapshot_id):
             if file.task.delete_files:
                 count = sum(batch.num_rows for batch in file_batches(handle, file, schema))
             else:
                 count = file.task.file.record_count
-            rows[file.partition] = rows.get(file.partition, 0) + count
+            name = scheme.shown(file.partition)
+            rows[name] = rows.get(name, 0) + count
         return dict(sorted(rows.items()))
 
     def changed_partitions(self, source: str, table: Table, since: int) -> tuple[str, ...] | None:
@@ -82,12 +85,9 @@ class EmbeddedIceberg:
         if then is None:
             return None
         scheme = PartitionScheme.of(table.partition, schema_at(handle, current))
-        sides = [
-            {(file.path, frozenset(deleted.file_path for deleted in file.task.delete_files)): file.partition
-             for file in live_files(handle, scheme, snapshot.snapshot_id)}
-            for snapshot in (then, current)
-        ]  # fmt: skip
-        return tuple(sorted({(sides[0].get(key) or sides[1][key]) for key in sides[0].keys() ^ sides[1].keys()}))
+        sides = [_files_and_deletes(handle, scheme, snapshot) for snapshot in (then, current)]
+        differing = dict(sides[0].items() ^ sides[1].items())
+        return tuple(sorted({scheme.shown(name) for name in differing.values()}))
 
     def history(self, source: str, table: Table) -> list[TableVersion]:
         handle = self._existing(source, table)
@@ -115,3 +115,13 @@ class EmbeddedIceberg:
                 remedy=f"Build it first: `lakehouse run --select {source}.{table.name}`.",
             )
         return handle
+
+
+def _files_and_deletes(
+    handle: IcebergTable, scheme: PartitionScheme, snapshot: Snapshot
+) -> dict[tuple[str, frozenset[str]], str]:
+    """The data files of a snapshot, each with the delete files that bear on it, and their partitions."""
+    return {
+        (file.path, frozenset(deleted.file_path for deleted in file.task.delete_files)): file.partition
+        for file in live_files(handle, scheme, snapshot.snapshot_id)
+    }
