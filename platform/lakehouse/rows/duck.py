@@ -33,6 +33,7 @@ def connect_duckdb(
         config["temp_directory"] = str(temp_directory)
     connection = duckdb.connect(config=config)
     connection.execute("set timezone = 'UTC'")
+    connection.execute("set enable_progress_bar = false")
     return connection
 
 
