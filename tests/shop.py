@@ -157,3 +157,13 @@ class Shop:
 def day(number: int) -> date:
     """A day of January 2026."""
     return date(2026, 1, number)
+
+
+def assert_equal(shop: Shop) -> None:
+    """Every copy of every table holds the same rows."""
+    reports = shop.verify()
+    assert {
+        name: [(c.copy, c.differs, c.problem) for c in r.copies if not c.equal] for name, r in reports.items() if not r.equal
+    } == {}
+    for report in reports.values():
+        assert len({(copy.rows, copy.checksum) for copy in report.copies}) == 1, report

@@ -7,41 +7,10 @@ from typing import Any
 
 import psycopg
 import pymongo
-import pytest
 
 from lakehouse.errors import SourceMismatch
-from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import DayRange
-from lakehouse.settings import Settings, SourceSettings, StoreSettings, WarehouseSettings
-from tests.conftest import fresh_name
-from tests.shop import CLICKS, FIRST, SHOP, Shop, day
-
-
-@pytest.fixture
-def shop(
-    settings: Settings,
-    postgres_database: str,
-    mongo_database: str,
-    s3_store: StoreSettings,
-    clickhouse_database: WarehouseSettings,
-) -> Shop:
-    sources = {"shop": SourceSettings(url=postgres_database), "clicks": SourceSettings(url=mongo_database)}
-    catalog = settings.catalog.model_copy(update={"name": fresh_name()})
-    own = settings.model_copy(
-        update={"sources": sources, "store": s3_store, "warehouse": clickhouse_database, "catalog": catalog}
-    )
-    shop = Shop(postgres_database, mongo_database, Deployment(own, (SHOP, CLICKS)))
-    shop.open()
-    return shop
-
-
-def assert_equal(shop: Shop) -> None:
-    reports = shop.verify()
-    assert {
-        name: [(c.copy, c.differs, c.problem) for c in r.copies if not c.equal] for name, r in reports.items() if not r.equal
-    } == {}
-    for report in reports.values():
-        assert len({(copy.rows, copy.checksum) for copy in report.copies}) == 1, report
+from tests.shop import FIRST, Shop, assert_equal, day
 
 
 def test_every_row_arrives_and_every_copy_is_equal(shop: Shop) -> None:

@@ -41,9 +41,9 @@ def pending_days(deployment: Deployment, chosen: Sequence[tuple[Source, Table]],
             for table in tables:
                 assert table.event_time is not None
                 extent = snapshot.extent(table, table.event_time)
-                entries = deployment.log(source, table).entries()
                 if extent is not None:
-                    days.update(due_days(table, entries, extent, snapshot.position, None, full=full))
+                    entries, columns = deployment.log(source, table).entries(), reader.schema(table).names
+                    days.update(due_days(table, entries, extent, snapshot.position, None, full=full, columns=columns))
     return DayRange(min(days), max(days)) if days else None
 
 

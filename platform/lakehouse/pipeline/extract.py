@@ -15,6 +15,7 @@ from datetime import date
 import pyarrow as pa
 
 from lakehouse.errors import LakehouseError, TerminalError
+from lakehouse.pipeline.column_types import landed_types, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing
 from lakehouse.pipeline.sweep import SweepBase, sweep_base, sweep_deleted
@@ -122,6 +123,8 @@ def _extract_table(
     error: LakehouseError | None = None
     read: tuple[date, ...] = ()
     try:
+        refuse_changed_types(landing.source.name, landing.table, landing.entries, landing.schema)
+        _note_new_columns(landing)
         if landing.table.mode == "append":
             read = _extract_days(landing, snapshot, days, full)
         elif landing.table.mode == "upsert":
@@ -146,13 +149,20 @@ def _extract_table(
     )
 
 
+def _note_new_columns(landing: Landing) -> None:
+    new = set(landing.schema.names) - set(landed_types(landing.entries))
+    if landing.entries and new:
+        landing.note(f"new in the source: {', '.join(sorted(new))}; rows that were landed without are read again")
+
+
 def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | None, full: bool) -> tuple[date, ...]:
     assert landing.table.event_time is not None
     extent = snapshot.extent(landing.table, landing.table.event_time)
     if extent is None:
         landing.note("the source has no rows")
         return ()
-    due = due_days(landing.table, landing.entries, extent, snapshot.position, days, full=full)
+    columns = landing.schema.names
+    due = due_days(landing.table, landing.entries, extent, snapshot.position, days, full=full, columns=columns)
     for day in due:
         window = Window.of_day(day)
         assert window.high is not None
@@ -173,7 +183,8 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
     if extent is None:
         landing.note("the source has no rows")
         return
-    plan = upsert_plan(landing.table, landing.entries, extent, snapshot.position, full=full)
+    columns = landing.schema.names
+    plan = upsert_plan(landing.table, landing.entries, extent, snapshot.position, full=full, columns=columns)
     if plan.overlap is not None:
         overlap = landing.checksum(snapshot.read(landing.table, plan.overlap))
         if plan.tail is not None and (overlap.rows, overlap.hex) == plan.tail:

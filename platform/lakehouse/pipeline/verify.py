@@ -68,6 +68,7 @@ class _Found:
     sequence: int = 0
     parts: Parts = field(default_factory=dict)
     problem: str = ""
+    there: bool = True
 
 
 def verify_source_tables(
@@ -98,11 +99,13 @@ def _verify(
     # Two databases: a result that one of them streams cannot be the input of another statement of the same one.
     with connect_duckdb(memory_limit_mb=limit) as connection, connect_duckdb(memory_limit_mb=limit) as folded:
         schema, raw = _raw(folded, connection, log, table)
-        if schema is None and not raw.problem:
-            empty = tuple(CopyReport(copy, 0, 0, RowChecksum(0, 0).hex) for copy in COPIES)
-            return TableReport(f"{source.name}.{table.name}", empty)
         lake = _lake(deployment, source, table, connection, schema)
         warehouse = _warehouse(deployment, source, table, connection)
+        if schema is None and not raw.problem:
+            if not lake.there and not warehouse.there:
+                empty = tuple(CopyReport(copy, 0, 0, RowChecksum(0, 0).hex) for copy in COPIES)
+                return TableReport(f"{source.name}.{table.name}", empty)
+            raw.problem = "the raw log is empty, but there is a table that was built from one: its files are gone"
         reference = raw if not raw.problem else lake
         reports = [_report(name, found, reference) for name, found in (("raw", raw), ("lake", lake), ("warehouse", warehouse))]
         if snapshot is None or schema is None:
@@ -139,7 +142,7 @@ def _lake(
     try:
         state = deployment.lake.state(source.name, table)
         if state is None:
-            found.problem = "the table was not built yet: run `lakehouse run`"
+            found.problem, found.there = "the table was not built yet: run `lakehouse run`", False
             return found
         found.sequence = state.current.marker.sequence
         schema = state.schema
@@ -161,6 +164,7 @@ def _warehouse(deployment: Deployment, source: Source, table: Table, connection:
         state = deployment.lake.state(source.name, table)
         if published is None or state is None:
             found.problem = "the table was not published yet: run `lakehouse run`"
+            found.there = published is not None
             return found
         found.sequence = published.marker.sequence
         batches = deployment.warehouse.scan(source.name, table, state.schema)

@@ -8,12 +8,15 @@ when the next run could not explain it:
   window that the next run reads. A row that is gone, or has a newer cursor, is pending.
 - `snapshot`: the table has no closed window; a difference is pending.
 
+Columns that only one side has are left out: the next run reads rows again that were landed without a column of the source, and
+a column that the source has dropped keeps its old values here.
+
 What is pending is counted, and left out of rows and checksum on the side of the source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import duckdb
@@ -51,9 +54,9 @@ def compare_source(
     key = deployment.settings.privacy_key.get_secret_value()
     schema = folded.execute("select * from raw_rows limit 0").to_arrow_table().schema
     batches = protected(_source_rows(table, snapshot, entries), table, key)
-    _load(connection, "source_digests", batches, table, schema)
+    columns = _load(connection, "source_digests", batches, table, schema, schema.names)
     raw = folded.execute("select * from raw_rows").to_arrow_reader(65536)
-    _load(connection, "raw_digests", iter(raw), table, schema)
+    _load(connection, "raw_digests", iter(raw), table, schema, columns)
     connection.execute(f"create or replace temp table differences as {_differences_sql(table)}")
     legitimate = _pending_sql(table, entries)
     connection.execute(
@@ -71,15 +74,21 @@ def _source_rows(table: Table, snapshot: SourceSnapshot, entries: list[LogEntry]
 
 
 def _load(
-    connection: duckdb.DuckDBPyConnection, name: str, batches: Iterator[pa.RecordBatch], table: Table, schema: pa.Schema
-) -> None:
-    """A temporary table of key, time, partition and digest of each row."""
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    batches: Iterator[pa.RecordBatch],
+    table: Table,
+    schema: pa.Schema,
+    columns: Collection[str],
+) -> list[str]:
+    """A temporary table of key, time, partition and digest of each row; the columns that the digest covers, of `columns`."""
     time = table.cursor if table.mode == "upsert" else table.event_time
     key = ", ".join(f"{quoted(column)} as {quoted('key_' + column)}" for column in table.key)
     first = next(batches, None)
     if first is None:
         first = pa.RecordBatch.from_pylist([], schema=schema)
-    digest = row_digest_sql(first.schema)
+    compared = [field for field in first.schema if field.name in columns]
+    digest = row_digest_sql(pa.schema(compared))
 
     def everything() -> Iterator[pa.RecordBatch]:
         yield first
@@ -93,6 +102,7 @@ def _load(
     columns = f"{key}, {moment} as moment, {PARTITION}, {digest} as digest"
     connection.execute(f"create or replace temp table {name} as select {columns} from incoming_rows")
     connection.unregister("incoming_rows")
+    return [field.name for field in compared]
 
 
 def _differences_sql(table: Table) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from lakehouse.errors import WrongUse
-from lakehouse.spec import LogEntry, Position, Table, Window
+from lakehouse.spec import LogEntry, Manifest, Position, Table, Window
 
 Extent = tuple[datetime, datetime]
 _TICK = timedelta(microseconds=1)
@@ -60,25 +60,41 @@ def is_closed(table: Table, day: date, extent: Extent, position: Position) -> bo
     return min(position.bound, extent[1]) >= end + table.lookback
 
 
-def closed_days(entries: Sequence[LogEntry]) -> dict[date, bool]:
-    """Each landed day of an `append` table, with whether its last entry closed it."""
+def closed_days(entries: Sequence[LogEntry], columns: Collection[str] = ()) -> dict[date, bool]:
+    """Each landed day of an `append` table, with whether its last entry closed it.
+
+    columns: those of the source now; a day that was landed without one of them is open again, whatever its entry says.
+    """
     days: dict[date, bool] = {}
     for entry in entries:
         window = entry.manifest.window
         if window is not None and window.low is not None:
-            days[window.low.date()] = entry.manifest.closed
+            days[window.low.date()] = entry.manifest.closed and not lacks_columns(entry.manifest, columns)
     return days
 
 
+def lacks_columns(manifest: Manifest, columns: Collection[str]) -> bool:
+    """Whether the source has columns by now that the batch was read without."""
+    return not {field.name for field in manifest.fields}.issuperset(columns)
+
+
 def due_days(
-    table: Table, entries: Sequence[LogEntry], extent: Extent, position: Position, days: DayRange | None, *, full: bool
+    table: Table,
+    entries: Sequence[LogEntry],
+    extent: Extent,
+    position: Position,
+    days: DayRange | None,
+    *,
+    full: bool,
+    columns: Collection[str] = (),
 ) -> tuple[date, ...]:
     """The days of an `append` table to read, in order.
 
     Days that the source has rows around (its extent, up to the bound), within `days`, unless they are closed and not `full`; and
     always those that were landed open before `days` ends, so that late rows arrive with the next run, whatever it was asked.
+    columns: those of the source now; a new one may have values in old rows too, so days landed without it are open.
     """
-    landed = closed_days(entries)
+    landed = closed_days(entries, columns)
     last_visible = min(extent[1], position.bound)
     if last_visible < extent[0]:
         return ()
@@ -92,12 +108,23 @@ def due_days(
     return tuple(sorted(due))
 
 
-def upsert_plan(table: Table, entries: Sequence[LogEntry], extent: Extent, position: Position, *, full: bool) -> UpsertPlan:
-    """The windows of the cursor to read; the upper end is the bound, or just above the newest row if that is older."""
+def upsert_plan(
+    table: Table,
+    entries: Sequence[LogEntry],
+    extent: Extent,
+    position: Position,
+    *,
+    full: bool,
+    columns: Collection[str] = (),
+) -> UpsertPlan:
+    """The windows of the cursor to read; the upper end is the bound, or just above the newest row if that is older.
+
+    columns: those of the source now; a new one may have values in rows whose cursor did not move, so all rows are read.
+    """
     high = min(position.bound, extent[1] + _TICK)
     next_overlap = Window(high - table.lookback, high)
     last = next((e.manifest for e in reversed(entries) if e.manifest.kind == "upsert" and e.manifest.window), None)
-    if last is None or full or last.window is None or last.window.high is None:
+    if last is None or full or last.window is None or last.window.high is None or lacks_columns(last, columns):
         return UpsertPlan(Window(None, high), None, None, Window(None, high), next_overlap)
     seen = last.window.high
     high = max(high, seen)

@@ -78,13 +78,16 @@ def _schema_of_all(
     table: Table, entries: Sequence[LogEntry], parts: Sequence[FoldEntry], connection: duckdb.DuckDBPyConnection
 ) -> pa.Schema:
     fields: dict[str, pa.Field] = {}
-    for entry in entries:
-        if entry.manifest.kind != "delete":
-            fields.update({field.name: field for field in schema_of(entry.manifest)})
+    whole = [schema_of(entry.manifest) for entry in entries if entry.manifest.kind != "delete"]
+    for schema in whole:
+        fields.update({field.name: field for field in schema})
+    required = {name for name in fields if all(name in schema.names and not schema.field(name).nullable for schema in whole)}
     names = pa.schema([(name, pa.null()) for name in fields])
     folded = connection.sql(f"select * from ({fold_sql(table, names, None, parts)}) limit 0").to_arrow_table().schema
     merged = []
     for field, found in zip(fields.values(), folded, strict=True):
         same = declared_type(pa.field(field.name, field.type)) == declared_type(pa.field(found.name, found.type))
-        merged.append(field if same else arrow_field(field.name, declared_type(found)))
+        merged.append(
+            (field if same else arrow_field(field.name, declared_type(found))).with_nullable(field.name not in required)
+        )
     return pa.schema(merged)

@@ -1,0 +1,90 @@
+"""Columns that come, go and change their type in the source, while its tables are landed, built and published."""
+
+from __future__ import annotations
+
+from lakehouse.errors import SchemaChanged, SourceMismatch
+from lakehouse.pipeline.windows import DayRange
+from tests.shop import Shop, assert_equal, day
+
+
+def test_a_new_column_arrives_with_its_values_in_old_rows_too(shop: Shop) -> None:
+    shop.run()
+    shop.sql(
+        "alter table orders add column channel text not null default 'web'",
+        "alter table customers add column plan text not null default 'basic'",
+        "alter table prices add column currency text default 'EUR'",
+    )
+    results = shop.run()
+    assert_equal(shop)
+    assert {row["channel"] for row in shop.published("shop__orders")} == {"web"}
+    assert {row["plan"] for row in shop.published("shop__customers")} == {"basic"}
+    assert {row["currency"] for row in shop.published("shop__prices")} == {"EUR"}
+    assert results["orders"].days == (day(1), day(2), day(3))
+    assert results["customers"].notes[0].startswith("new in the source: plan")
+    again = shop.run()
+    assert {name: result.entries for name, result in again.items()} == dict.fromkeys(again, ())
+
+
+def test_until_the_next_run_a_new_column_is_no_difference(shop: Shop) -> None:
+    shop.run()
+    shop.sql("alter table orders add column channel text default 'web'", "alter table customers add column plan text default 'b'")
+    assert_equal(shop)
+
+
+def test_a_run_for_one_day_reads_the_closed_days_before_it_again_that_lack_a_column(shop: Shop) -> None:
+    shop.run()
+    shop.sql("alter table orders add column channel text default 'web'")
+    assert shop.run(DayRange(day(2), day(2)))["orders"].days == (day(1), day(2))
+
+
+def test_a_column_that_the_source_dropped_keeps_its_old_values(shop: Shop) -> None:
+    shop.run()
+    shop.sql("alter table orders drop column note", "alter table customers drop column tier")
+    shop.sql("insert into customers values ('c99', null, '2026-01-01 14:40Z', '2026-01-01 14:40Z')")
+    shop.run()
+    assert all(report.equal for report in shop.verify().values())
+    tiers = {row["id"]: row["tier"] for row in shop.published("shop__customers")}
+    assert tiers["c1"] == "free"
+    assert tiers["c99"] is None
+
+
+def test_a_column_that_changes_its_type_is_refused_before_it_lands_and_the_others_go_on(shop: Shop) -> None:
+    shop.run()
+    shop.sql("alter table orders alter amount type text", "alter table prices alter price type text")
+    shop.sql("update customers set tier = 'pro', changed_at = '2026-01-01 14:30Z' where id = 'c1'")
+    results = shop.run()
+    for table, column, found, known in (
+        ("orders", "amount", "string", "decimal(10,2)"),
+        ("prices", "price", "string", "float64"),
+    ):
+        error = results[table].error
+        assert isinstance(error, SchemaChanged)
+        assert f"shop.{table}: column '{column}'" in error.tried
+        assert error.value == f"{found} in the source, {known} in what was landed before"
+        assert results[table].entries == ()
+    assert {row["id"]: row["tier"] for row in shop.published("shop__customers")}["c1"] == "pro"
+
+    shop.sql("alter table orders alter amount type numeric(12,2) using amount::numeric")
+    shop.sql("alter table prices alter price type double precision using price::float8")
+    assert all(result.error is None for result in shop.run(full=True).values())
+    assert_equal(shop)
+
+
+def test_a_declared_column_that_the_source_dropped_is_named(shop: Shop) -> None:
+    shop.run()
+    shop.sql("alter table customers rename column changed_at to modified_at")
+    error = shop.extract()["customers"].error
+    assert isinstance(error, SourceMismatch)
+    assert "changed_at" in str(error)
+    assert "modified_at" in str(error)
+
+
+def test_a_raw_log_whose_files_are_gone_is_a_difference(shop: Shop) -> None:
+    shop.run()
+    store = shop.deployment.store
+    for info in list(store.list("raw/shop/prices")):
+        store.delete(info.path)
+    report = shop.verify()["shop.prices"]
+    assert not report.equal
+    assert "the raw log is empty" in next(copy.problem for copy in report.copies if copy.copy == "raw")
+    assert shop.verify()["shop.orders"].equal
