@@ -176,7 +176,6 @@ class Apply:
         old: dict[str, list[LiveFile]],
         folder: Path,
     ) -> FoldResult:
-        connection.execute("set enable_progress_bar = false")
         self.scheme.prepare(connection)
         fold = Fold(
             connection=connection,
