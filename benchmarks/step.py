@@ -11,7 +11,6 @@ import json
 import runpy
 import time
 from collections.abc import Callable, Sequence
-from datetime import date, timedelta
 
 from lakehouse.cli.session import deployment
 from lakehouse.pipeline.apply import apply_table
@@ -22,10 +21,6 @@ from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.windows import DayRange
 from lakehouse.settings import Settings
 from lakehouse.spec import Source, Table
-
-DAYS = 14
-UNTIL = date(2026, 3, 1)
-"""The example data's end is fixed, so that every run of a benchmark has the same rows."""
 
 Chosen = Sequence[tuple[Source, Table]]
 
@@ -64,13 +59,15 @@ def statistics(here: Deployment, chosen: Chosen) -> int:
     """Build every day of the statistics by dbt, as the last step of a Dagster run; rows: API logs that they count."""
     from lakehouse.orchestration.execute import execute
 
-    days = DayRange(UNTIL - timedelta(days=DAYS), UNTIL - timedelta(days=1))
+    logs = f"`{here.settings.warehouse.database}`.chronochat__api_logs"
+    query = f"select min(toDate(created_at, 'UTC')) as first, max(toDate(created_at, 'UTC')) as last, count() as rows from {logs}"
+    [found] = here.warehouse.query(query).to_pylist()
     definitions = runpy.run_path("platform/definitions.py")["defs"]
+    days = DayRange(found["first"], found["last"])
     outcome = execute(definitions, here, [], days, asked=True, full=False, on_event=lambda event: None)
     if not outcome.success:
         raise SystemExit("\n".join(outcome.failures))
-    counted = here.warehouse.query("select sum(api_calls) as rows from statistics.daily_statistics")
-    return int(counted["rows"][0].as_py())
+    return int(found["rows"])
 
 
 HOPS: dict[str, Callable[[Deployment, Chosen], int]] = {
@@ -86,7 +83,7 @@ def load(settings: Settings, users: int, api_logs: int | None) -> int:
     """Fill the example application's databases."""
     from lakehouse.demo import load as load_demo
 
-    return sum(load_demo(settings, days=DAYS, users=users, until=UNTIL, api_logs=api_logs).rows.values())
+    return sum(load_demo(settings, users=users, api_logs=api_logs).rows.values())
 
 
 def apart(settings: Settings, copy: int) -> Settings:

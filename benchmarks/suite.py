@@ -47,7 +47,7 @@ def path(size: Size, say: Say) -> list[Measurement]:
         for _ in range(size.repetitions):
             hops["statistics"].append(home.step("statistics"))
             say(f"statistics: {hops['statistics'][-1].ended.seconds:.2f} s")
-    names = {"statistics": "dbt (14 days of statistics)"}
+    names = {"statistics": "dbt"}
     return [
         Measurement.of(names.get(hop, hop), [step.ended for step in steps], rows=steps[-1].rows) for hop, steps in hops.items()
     ]
