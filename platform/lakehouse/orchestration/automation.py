@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from lakehouse.errors import LakehouseError
+from lakehouse.orchestration.dead_runs import end_dead_runs
 from lakehouse.orchestration.keys import ONLY_DUE, range_tags, yesterday
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.statistics import stale_statistics
@@ -64,6 +65,7 @@ def raw_log_sensor(deployment: Deployment, job: AssetJob) -> dg.SensorDefinition
         description="Notices batches in the raw logs that no table has applied, and statistics that late rows made stale.",
     )
     def raw_log(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        end_dead_runs(context.instance, one_machine=deployment.settings.profile == "embedded")
         if context.instance.get_runs_count(dg.RunsFilter(statuses=ACTIVE)):
             return dg.SkipReason("A run is under way; it may be about to apply them.")
         try:

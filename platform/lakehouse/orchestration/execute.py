@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
+from urllib.parse import urlsplit
 
 import dagster as dg
+import psycopg2
+from dagster_postgres.utils import DagsterPostgresException
+from sqlalchemy.exc import SQLAlchemyError
 
+from lakehouse.errors import ServiceFailed
 from lakehouse.orchestration.automation import RUN_JOB
+from lakehouse.orchestration.dead_runs import PROCESS, ending_dead_runs, this_process
 from lakehouse.orchestration.keys import FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import DayRange, due_days
+from lakehouse.settings import Settings
 from lakehouse.spec import Source, Table
+
+_OURS = re.compile(r"^lakehouse\.errors\.\w+: ")
+"""What Python puts before the message of our own errors."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ def execute(
     """Run the chosen tables and the statistics for `days`.
 
     asked: somebody named the days, so they are all read and built; else only those that are not closed, or stale.
+    Raises ServiceFailed when the storage that Dagster keeps its runs in goes away; what the hops have done until then stands.
     """
     keys = [make(source, table) for source, table in chosen for make in (raw_key, lake_key, warehouse_key)]
     everything = len(chosen) == len(deployment.select())
@@ -67,20 +79,36 @@ def execute(
     selection = None if everything else [*keys, *_statistics_keys(job)]
     tags = range_tags(days) | ({} if asked else {ONLY_DUE: "true"}) | ({FULL: "true"} if full else {})
     run_id = str(uuid.uuid4())
-    with dg.DagsterInstance.get() as instance:
+    with _storage(deployment.settings), dg.DagsterInstance.get() as instance:
         # Dagster's Postgres storage connects anew for each event, some 1,400 times in an empty run, unless it is told to hold on.
         instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
         instance.add_event_listener(run_id, lambda entry: _tell(entry, on_event))
-        result = job.execute_in_process(
-            instance=instance,
-            run_id=run_id,
-            tags=tags,
-            asset_selection=selection,
-            raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
+        with ending_dead_runs(instance, on_event, one_machine=deployment.settings.profile == "embedded"):
+            result = job.execute_in_process(
+                instance=instance,
+                run_id=run_id,
+                tags=tags | {PROCESS: this_process()},
+                asset_selection=selection,
+                raise_on_error=False,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
     failures = tuple(_failures(result))
     return RunOutcome(run_id, result.success and not failures, days, failures)
+
+
+@contextmanager
+def _storage(settings: Settings) -> Iterator[None]:
+    """Say in our words that Dagster's storage does not answer."""
+    try:
+        yield
+    except (DagsterPostgresException, SQLAlchemyError, psycopg2.Error) as error:
+        place = urlsplit(settings.dagster.url.get_secret_value())
+        raise ServiceFailed(
+            f"keeping the run in Dagster's storage at {place.hostname}:{place.port}",
+            value=str(error.__cause__ or error).strip().splitlines()[0],
+            allowed="a Postgres that answers while the run lasts",
+            remedy="Start it (`lakehouse up` starts the embedded one), then run this again: nothing is done twice.",
+        ) from error
 
 
 def _statistics_keys(job: dg.JobDefinition) -> list[dg.AssetKey]:
@@ -107,7 +135,8 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
         if event.is_step_failure:
             error = event.step_failure_data.error
             cause = error.cause if error and error.cause else error
-            failures.append(f"step {event.step_key}: {cause.message.strip() if cause else 'failed'}")
+            told = _OURS.sub("", cause.message.strip()) if cause else "failed"
+            failures.append(f"step {event.step_key}: {told}")
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
             detail = evaluation.metadata.get("error")
