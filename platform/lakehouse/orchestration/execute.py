@@ -136,6 +136,8 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
             error = event.step_failure_data.error
             cause = error.cause if error and error.cause else error
             told = _OURS.sub("", cause.message.strip()) if cause else "failed"
+            if "DagsterExecutionInterruptedError" in told:
+                told = "it was interrupted; run it again, nothing is done twice"
             failures.append(f"step {event.step_key}: {told}")
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
