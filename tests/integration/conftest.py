@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import Settings, SourceSettings, StoreSettings, WarehouseSettings
 from tests.conftest import fresh_name
+from tests.deployments import Project, demo_project
 from tests.shop import CLICKS, SHOP, Shop
 
 
@@ -26,3 +29,10 @@ def shop(
     shop = Shop(postgres_database, mongo_database, Deployment(own, (SHOP, CLICKS)))
     shop.open()
     return shop
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Project]:
+    """A project with a small demo, run once; whoever changes it leaves it with every copy equal."""
+    with demo_project() as project:
+        yield project

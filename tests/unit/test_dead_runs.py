@@ -59,7 +59,7 @@ def test_a_run_whose_process_is_gone_is_ended_and_its_place_in_the_pool_is_free(
 
     assert end_dead_runs(instance, one_machine=False) == [run.run_id]
     assert status(instance, run) == dg.DagsterRunStatus.FAILURE
-    assert storage.check_concurrency_claim("dbt", waiting, "statistics").is_claimed
+    assert storage.claim_concurrency_slot("dbt", waiting, "statistics").is_claimed
 
 
 def test_a_run_whose_process_lives_is_left_alone(instance: dg.DagsterInstance) -> None:
