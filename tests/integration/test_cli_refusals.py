@@ -1,4 +1,4 @@
-"""What the command refuses, each time with what was tried, what was found, what is allowed and what to do; and two runs at once."""
+"""What the command refuses, with what was tried, found and allowed, and what to do; and two runs at once."""
 
 from __future__ import annotations
 

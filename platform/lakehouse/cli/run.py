@@ -38,11 +38,19 @@ def run(names: tuple[str, ...], first: datetime | None, last: datetime | None, f
     here.store.check()
     if not (Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml").is_file():
         services.write_instance(here.settings)
-    from lakehouse.orchestration.execute import execute
+    from lakehouse.pipeline.look import is_up_to_date
     from lakehouse.pipeline.status import check_sources
 
     _check_days(here, first, last)
     check_sources(here, chosen)
+    if first is None and not full and is_up_to_date(here, chosen):
+        if show:
+            print_statistics(here)
+            print_hops(here, chosen)
+        say(f"nothing is new in {len(chosen)} tables, and every copy is up to date: no run was needed")
+        return
+    from lakehouse.orchestration.execute import execute
+
     days = _days(here, chosen, first, last, full)
     outcome = execute(_definitions(), here, chosen, days, asked=first is not None, full=full, on_event=say)
     for failure in outcome.failures:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from lakehouse.errors import LakehouseError, TerminalError
 from lakehouse.pipeline.column_types import landed_types, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.landing import Landing
+from lakehouse.pipeline.landing import Landing, Looking, SomethingNew
 from lakehouse.pipeline.sweep import SweepBase, sweep_base, sweep_deleted
 from lakehouse.pipeline.windows import DayRange, due_days, is_closed, upsert_plan
 from lakehouse.rows.privacy import check_privacy
@@ -96,6 +96,28 @@ def extract_source(
     return [results[table.name] for table in tables]
 
 
+def has_news(deployment: Deployment, source: Source, tables: Sequence[Table]) -> bool:
+    """Whether `extract_source` would land anything, or fail; it reads what that would read, until the first thing that is new."""
+    with closing(deployment.reader(source)) as reader:
+        if any(_refusal(deployment, reader, table) for table in tables):
+            return True
+        bases = {table.name: sweep_base(deployment, source, table) for table in tables if table.deletes == "sweep"}
+        with reader.snapshot() as snapshot:
+            for table in sorted(tables, key=lambda table: _LOOKS.index(table.mode)):
+                landing = Looking(deployment, source, table, reader.schema(table), snapshot.position, "")
+                try:
+                    result = _extract_table(landing, snapshot, bases.get(table.name), None, full=False)
+                except SomethingNew:
+                    return True
+                if result.error is not None:
+                    return True
+    return False
+
+
+_LOOKS = ("append", "upsert", "snapshot")
+"""Which tables tell soonest whether there is anything new."""
+
+
 def summary(result: Extracted) -> str:
     """One line for people."""
     name = f"{result.source}.{result.table}"
@@ -163,7 +185,7 @@ def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | N
         return ()
     columns = landing.schema.names
     due = due_days(landing.table, landing.entries, extent, snapshot.position, days, full=full, columns=columns)
-    for day in due:
+    for day in reversed(due) if isinstance(landing, Looking) else due:
         window = Window.of_day(day)
         assert window.high is not None
         visible = Window(window.low, min(window.high, max(snapshot.position.bound, window.low or window.high)))
@@ -185,6 +207,8 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
         return
     columns = landing.schema.names
     plan = upsert_plan(landing.table, landing.entries, extent, snapshot.position, full=full, columns=columns)
+    if isinstance(landing, Looking) and plan.fresh is not None:
+        raise SomethingNew
     if plan.overlap is not None:
         overlap = landing.checksum(snapshot.read(landing.table, plan.overlap))
         if plan.tail is not None and (overlap.rows, overlap.hex) == plan.tail:
@@ -194,6 +218,9 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
             window = plan.fresh
         else:
             window = plan.whole
+    elif full and landing.is_in_lake(snapshot.read(landing.table, plan.whole)):
+        landing.unchanged += 1
+        return
     else:
         window = plan.whole
     tail = landing.checksum(snapshot.read(landing.table, plan.next_overlap))

@@ -43,6 +43,7 @@ class Landing:
         self._run_id = run_id
         self._key = deployment.settings.privacy_key.get_secret_value()
         self._settings = deployment.settings
+        self._lake = deployment.lake
 
     @property
     def head(self) -> int:
@@ -57,6 +58,14 @@ class Landing:
         """Rows and checksum of source rows as they would land."""
         with self._duckdb() as cursor:
             return checksum_of(protected(batches, self.table, self._key), self.schema, cursor)
+
+    def is_in_lake(self, batches: Iterable[pa.RecordBatch]) -> bool:
+        """Whether the lake's table is up to date with the log, and holds just these source rows."""
+        state = self._lake.state(self.source.name, self.table)
+        if state is None or state.current.marker.sequence != self.head:
+            return False
+        found, marker = self.checksum(batches), state.current.marker
+        return (found.rows, found.hex) == (marker.rows, marker.checksum)
 
     def land(
         self,
@@ -82,13 +91,17 @@ class Landing:
                 if closed and not previous.manifest.closed:
                     self._claim(self._again(previous.manifest, position))
                 return
-        written = self.log.write(protected(read(), self.table, self._key), self.schema, folder=folder)
+        written = self.write(protected(read(), self.table, self._key), self.schema, folder=folder)
         if kind == "upsert" and not written.rows:
             self.unchanged += 1
             return
         self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position)
         if self.sample is None or written.rows:
             self.sample = written.sample
+
+    def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, folder: str = "") -> Written:
+        """Write the files of a batch; they are in no log until they are claimed."""
+        return self.log.write(batches, schema, folder=folder)
 
     def land_written(
         self,
@@ -139,7 +152,7 @@ class Landing:
         return entry.manifest.fingerprint == self.log.fingerprint(self.schema)
 
     def _again(self, manifest: Manifest, position: Position) -> Manifest:
-        empty = self.log.write((), self.schema)
+        empty = self.write((), self.schema)
         again = self.log.manifest(
             empty,
             kind=manifest.kind,
@@ -153,6 +166,21 @@ class Landing:
 
     def _duckdb(self) -> duckdb.DuckDBPyConnection:
         return connect_duckdb(threads=1, memory_limit_mb=self._settings.memory_limit_mb)
+
+
+class SomethingNew(Exception):
+    """A landing that only looks has found rows that are not in the log."""
+
+
+class Looking(Landing):
+    """A landing that writes and claims nothing: it raises SomethingNew where a real one would."""
+
+    def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, folder: str = "") -> Written:
+        """Refuse: there is something to write."""
+        raise SomethingNew
+
+    def _claim(self, manifest: Manifest, *, only_after: int | None = None) -> bool:
+        raise SomethingNew
 
 
 def _supersedes(other: Manifest, ours: Manifest) -> bool:

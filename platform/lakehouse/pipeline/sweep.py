@@ -46,7 +46,7 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -
     gone = _missing_keys(landing, snapshot, base, schema)
     if not gone.num_rows:
         return
-    written = landing.log.write(gone.to_batches(), schema)
+    written = landing.write(gone.to_batches(), schema)
     landed = landing.land_written(written, kind="delete", window=None, closed=False, schema=schema, only_after=base.head + own)
     landing.note(
         f"the key sweep found {gone.num_rows:,} deleted rows"
