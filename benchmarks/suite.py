@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.extraction.comparison import extract as compare_extraction
 from benchmarks.home import Home, Step, own_home
 from benchmarks.results import Measurement
 
@@ -107,8 +108,13 @@ def up(size: Size, say: Say) -> list[Measurement]:
     ]
 
 
+def extract(size: Size, say: Say) -> list[Measurement]:
+    """Postgres to Parquet: this project, the server's limit and other tools, on the same tables in one run."""
+    return compare_extraction((size.rows * 5, size.rows), size.rows // 50, size.repetitions, say)
+
+
 def _stop(home: Home) -> None:
     home.lakehouse("down")
 
 
-BENCHMARKS: dict[str, Benchmark] = {"path": path, "empty": empty, "definitions": definitions, "up": up}
+BENCHMARKS: dict[str, Benchmark] = {"path": path, "empty": empty, "definitions": definitions, "up": up, "extract": extract}

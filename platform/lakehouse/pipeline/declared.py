@@ -55,10 +55,10 @@ def _nothing_here(settings: Settings, found: str) -> ConfigurationError:
 
 def _malformed(settings: Settings, error: Exception) -> DeclarationError:
     """Python's own error, with the place in the declarations where it came up."""
-    place = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.startswith(str(Path.cwd())):
-            place = place or f"{frame.filename}:{frame.lineno}"
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(str(Path.cwd()))]
+    place = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else ""
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
     return DeclarationError(
         f"loading the declared sources from {settings.declarations!r}",
         value=f"{type(error).__name__}: {error}{f' at {place}' if place else ''}",

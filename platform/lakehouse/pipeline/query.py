@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lakehouse.errors import WrongUse
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.rows.duck import connect_duckdb, quoted
+from lakehouse.rows.duck import connect_duckdb, incoming, quoted
 from lakehouse.spec import Source, Table
 
 LAYERS = ("lake", "warehouse")
@@ -110,6 +110,5 @@ def _load(connection: duckdb.DuckDBPyConnection, source: Source, table: Table, b
         yield from batches
 
     connection.execute(f"create schema if not exists {quoted(source.name)}")
-    connection.register("incoming", pa.RecordBatchReader.from_batches(first.schema, everything()))
-    connection.execute(f"create table {quoted(source.name)}.{quoted(table.name)} as select * from incoming")
-    connection.unregister("incoming")
+    with incoming(connection, "incoming_rows", everything(), first.schema):
+        connection.execute(f"create table {quoted(source.name)}.{quoted(table.name)} as select * from incoming_rows")

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing
-from lakehouse.rows.duck import connect_duckdb, quoted
+from lakehouse.rows.duck import connect_duckdb, incoming, quoted
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Source, Table
 
@@ -60,10 +60,8 @@ def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, s
     lake = base.deployment.lake.scan(landing.source.name, landing.table, version=base.version, columns=schema.names)
     with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
         for name, batches in (("source_keys", snapshot.keys(landing.table)), ("lake_keys", lake)):
-            reader = pa.RecordBatchReader.from_batches(schema, (_only(batch, schema) for batch in batches))
-            connection.register("incoming", reader)
-            connection.execute(f"create temp table {name} as select {keys} from incoming")
-            connection.unregister("incoming")
+            with incoming(connection, "incoming_keys", (_only(batch, schema) for batch in batches), schema):
+                connection.execute(f"create temp table {name} as select {keys} from incoming_keys")
         match = " and ".join(f"l.{quoted(n)} is not distinct from s.{quoted(n)}" for n in schema.names)
         query = f"select l.* from lake_keys l where not exists (select 1 from source_keys s where {match})"
         return connection.execute(query).to_arrow_table().cast(schema)

@@ -18,7 +18,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify_source import compare_source
 from lakehouse.raw import RawLog
 from lakehouse.rows.checksum import checksums_by, total
-from lakehouse.rows.duck import connect_duckdb
+from lakehouse.rows.duck import connect_duckdb, incoming
 from lakehouse.rows.partition import PARTITION, with_partition
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import RowChecksum, Source, Table
@@ -177,14 +177,9 @@ def _warehouse(deployment: Deployment, source: Source, table: Table, connection:
 def _parts(
     connection: duckdb.DuckDBPyConnection, batches: Iterator[pa.RecordBatch], schema: pa.Schema, table: Table, name: str
 ) -> Parts:
-    reader = pa.RecordBatchReader.from_batches(
-        schema.append(pa.field(PARTITION, pa.string())), with_partition(batches, table.partition)
-    )
-    connection.register(name, reader)
-    try:
+    wider = schema.append(pa.field(PARTITION, pa.string()))
+    with incoming(connection, name, with_partition(batches, table.partition), wider):
         return checksums_by(name, schema, PARTITION, connection)
-    finally:
-        connection.unregister(name)
 
 
 def _report(name: str, found: _Found, reference: _Found) -> CopyReport:

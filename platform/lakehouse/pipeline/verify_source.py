@@ -25,7 +25,7 @@ import pyarrow as pa
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import closed_days
 from lakehouse.rows.checksum import row_digest_sql
-from lakehouse.rows.duck import literal, quoted
+from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.partition import PARTITION, with_partition
 from lakehouse.rows.privacy import protected
 from lakehouse.sources.reader import SourceSnapshot
@@ -94,14 +94,11 @@ def _load(
         yield first
         yield from batches
 
-    reader = pa.RecordBatchReader.from_batches(
-        first.schema.append(pa.field(PARTITION, pa.string())), with_partition(everything(), table.partition)
-    )
-    connection.register("incoming_rows", reader)
     moment = quoted(time) if time else "null::timestamptz"
     columns = f"{key}, {moment} as moment, {PARTITION}, {digest} as digest"
-    connection.execute(f"create or replace temp table {name} as select {columns} from incoming_rows")
-    connection.unregister("incoming_rows")
+    wider = first.schema.append(pa.field(PARTITION, pa.string()))
+    with incoming(connection, "incoming_rows", with_partition(everything(), table.partition), wider):
+        connection.execute(f"create or replace temp table {name} as select {columns} from incoming_rows")
     return [field.name for field in compared]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import duckdb
 import pyarrow as pa
 
-from lakehouse.rows.duck import literal, quoted
+from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.spec import RowChecksum
 
 EMPTY = RowChecksum(0, 0)
@@ -61,13 +61,9 @@ def checksum_of(
     batches: pa.RecordBatchReader | pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema, cursor: duckdb.DuckDBPyConnection
 ) -> RowChecksum:
     """Rows and checksum of Arrow rows; the reader is consumed batch by batch, memory stays flat."""
-    if not isinstance(batches, pa.RecordBatchReader | pa.Table):
-        batches = pa.RecordBatchReader.from_batches(schema, iter(batches))
-    cursor.register("checksum_rows", batches)
-    try:
+    given = batches.to_batches() if isinstance(batches, pa.Table) else batches
+    with incoming(cursor, "checksum_rows", given, schema):
         rows, value = _one(cursor, f"select count(*), {checksum_sql(schema)} from checksum_rows")
-    finally:
-        cursor.unregister("checksum_rows")
     return RowChecksum(rows, value)
 
 

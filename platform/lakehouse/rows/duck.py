@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 
 def quoted(name: str) -> str:
@@ -42,3 +45,31 @@ def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     module = __import__(f"duckdb_extension_{name}")
     path = next(Path(str(module.__file__)).parent.rglob("*.duckdb_extension"))
     connection.execute(f"load {literal(str(path))}")
+
+
+@contextmanager
+def incoming(
+    connection: duckdb.DuckDBPyConnection, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema
+) -> Iterator[None]:
+    """Batches as the relation `name`, to be read once, batch by batch, while the context lasts.
+
+    An error that the batches raise leaves the context as itself, not as a text inside of an error of DuckDB's.
+    """
+    raised: list[BaseException] = []
+
+    def pulled() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    connection.register(name, pa.RecordBatchReader.from_batches(schema, pulled()))
+    try:
+        yield
+    except Exception:
+        if raised:
+            raise raised[0] from None
+        raise
+    finally:
+        connection.unregister(name)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from lakehouse.errors import ConfigurationError, DamagedData
 from lakehouse.rows.checksum import EMPTY, row_digest_sql
-from lakehouse.rows.duck import literal, quoted
+from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
 from lakehouse.rows.partition import WHOLE
 from lakehouse.spec import RowChecksum, Table
@@ -126,14 +126,12 @@ class Fold:
         """Note the keys that the batches of an upserted table touch; comes before `holds_touched_key` and `run`."""
         collect_keys(self.connection, self.table, self.schema, [BatchRows(batch, batch.files()) for batch in self.batches])
 
-    def holds_touched_key(self, keys: pa.RecordBatchReader) -> bool:
+    def holds_touched_key(self, keys: Iterator[pa.RecordBatch]) -> bool:
         """Whether any of the rows (key columns) has a key that the batches touch."""
-        self.connection.register("old_keys", keys)
-        try:
+        schema = pa.schema([self.schema.field(name) for name in self.table.key])
+        with incoming(self.connection, "old_keys", keys, schema):
             query = f"select 1 from old_keys as r where {is_touched(self.table, 'r')} limit 1"
             return self.connection.execute(query).fetchone() is not None
-        finally:
-            self.connection.unregister("old_keys")
 
     def run(self, touched: Sequence[str], new: NewRows) -> FoldResult:
         """Fold the touched partitions."""

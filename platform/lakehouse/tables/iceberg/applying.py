@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
 
@@ -221,13 +220,7 @@ class Apply:
         handle = self.base.handle
         assert handle is not None
         key = list(self.table.key)
-        schema = pa.schema([self.schema.field(name) for name in key])
-        return any(
-            fold.holds_touched_key(
-                pa.RecordBatchReader.from_batches(schema, file_batches(handle, file, self.schema, columns=key))
-            )
-            for file in files
-        )
+        return any(fold.holds_touched_key(file_batches(handle, file, self.schema, columns=key)) for file in files)
 
     def _commit(self, transaction: Transaction, old: dict[str, list[LiveFile]], result: FoldResult) -> Applied:
         marker, days = self._marker(result), tuple(sorted(result.days))

@@ -1,0 +1,64 @@
+"""`lakehouse run` killed with everything that it started, and servers killed under it: the next run is all that is needed."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deployments import Project, demo_project
+
+MOMENTS = (
+    r"1 batches|batches \(sequence",
+    r"done +chronochat__extract",
+    r"done +lake__chronochat__users",
+    r"done +warehouse__chronochat__api_logs",
+    r"Building \d+ days",
+)
+"""What the run has just said when it is killed: rows landed, the raw step done, a table applied, one published, dbt begun."""
+SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Project]:
+    with demo_project() as project:
+        yield project
+
+
+def assert_whole(project: Project) -> None:
+    """Every copy is equal, no key is there twice, and the statistics are those that building all days anew gives."""
+    project.verify()
+    for table, key in (("chronochat__api_logs", "id"), ("chronochat__users", "id"), ("chronochat_mongo__messages", "_id")):
+        assert project.warehouse(f"select count() - uniqExact({key}) from lakehouse.{table}") == [(0,)]
+    found = project.statistics()
+    days = sorted(project.built_at())
+    project.lakehouse("run", "--from", days[0], "--to", days[-1], "--no-show")
+    assert project.statistics() == found
+
+
+def test_a_run_killed_at_any_moment_is_healed_by_the_next_one(project: Project) -> None:
+    for moment in MOMENTS:
+        project.lakehouse("demo", "tick")
+        run = project.started("run", "--no-show")
+        assert run.wait_for(lambda moment=moment, run=run: run.said(moment) is not None), run.text  # type: ignore[misc]
+        run.kill()
+        assert run.process.returncode == -signal.SIGKILL, f"{moment}: the run had ended\n{run.text}"
+    done = project.lakehouse("run", "--no-show")
+    assert "ended run" in done.err
+    assert_whole(project)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_server_killed_under_a_run_fails_it_and_the_next_run_heals(project: Project, server: str) -> None:
+    project.lakehouse("demo", "tick")
+    run = project.started("run", "--no-show")
+    assert run.wait_for(lambda: run.said(r"batches \(sequence") is not None), run.text
+    project.kill(server)
+    run.end()
+    assert "Traceback" not in run.text
+    project.lakehouse("up")
+    project.lakehouse("run", "--no-show")
+    project.verify()
+    if server == SERVERS[-1]:
+        assert_whole(project)
