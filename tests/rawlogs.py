@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lakehouse.rows.checksum import checksum_of
-from lakehouse.rows.duck import connect_duckdb
 from lakehouse.spec import BatchKind, FieldSpec, LogEntry, Manifest, Position, RawFile, Table, Window
 from lakehouse.spec.types import arrow_field, declared_type
 from lakehouse.stores import ObjectStore
@@ -88,7 +87,7 @@ class HandLog:
             fingerprint="",
             position=Position(now, now, True),
             rows=table.num_rows,
-            checksum=checksum_of(table, table.schema, connect_duckdb()).hex,
+            checksum=checksum_of(table, table.schema).hex,
             created_at=now,
         )
         entry = LogEntry(len(self.entries) + 1, manifest)
@@ -123,5 +122,5 @@ def hours(number: float) -> timedelta:
 
 def digest(table: pa.Table) -> tuple[int, str]:
     """Rows and checksum of an Arrow table, by a connection of its own."""
-    found = checksum_of(table, table.schema, connect_duckdb())
+    found = checksum_of(table, table.schema)
     return found.rows, found.hex

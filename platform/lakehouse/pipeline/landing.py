@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-import duckdb
 import pyarrow as pa
 
 from lakehouse.errors import CommitConflict
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
-from lakehouse.rows.duck import connect_duckdb
 from lakehouse.rows.privacy import protected
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RowChecksum, Source, Table, Window
 
@@ -42,7 +40,6 @@ class Landing:
         self._position = position
         self._run_id = run_id
         self._key = deployment.settings.privacy_key.get_secret_value()
-        self._settings = deployment.settings
         self._lake = deployment.lake
 
     @property
@@ -56,8 +53,7 @@ class Landing:
 
     def checksum(self, batches: Iterable[pa.RecordBatch]) -> RowChecksum:
         """Rows and checksum of source rows as they would land."""
-        with self._duckdb() as cursor:
-            return checksum_of(protected(batches, self.table, self._key), self.schema, cursor)
+        return checksum_of(protected(batches, self.table, self._key), self.schema)
 
     def is_in_lake(self, batches: Iterable[pa.RecordBatch]) -> bool:
         """Whether the lake's table is up to date with the log, and holds just these source rows."""
@@ -163,9 +159,6 @@ class Landing:
             run_id=self._run_id,
         )
         return replace(again, files=manifest.files, rows=manifest.rows, checksum=manifest.checksum)
-
-    def _duckdb(self) -> duckdb.DuckDBPyConnection:
-        return connect_duckdb(threads=1, memory_limit_mb=self._settings.memory_limit_mb)
 
 
 class SomethingNew(Exception):

@@ -18,7 +18,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify_source import compare_source
 from lakehouse.raw import RawLog
 from lakehouse.rows.checksum import checksums_by, total
-from lakehouse.rows.duck import connect_duckdb, incoming
+from lakehouse.rows.duck import connect_duckdb
 from lakehouse.rows.partition import PARTITION, with_partition
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import RowChecksum, Source, Table
@@ -98,9 +98,9 @@ def _verify(
     limit = settings.memory_limit_mb
     # Two databases: a result that one of them streams cannot be the input of another statement of the same one.
     with connect_duckdb(memory_limit_mb=limit) as connection, connect_duckdb(memory_limit_mb=limit) as folded:
-        schema, raw = _raw(folded, connection, log, table)
-        lake = _lake(deployment, source, table, connection, schema)
-        warehouse = _warehouse(deployment, source, table, connection)
+        schema, raw = _raw(folded, log, table)
+        lake = _lake(deployment, source, table, schema)
+        warehouse = _warehouse(deployment, source, table)
         if schema is None and not raw.problem:
             if not lake.there and not warehouse.there:
                 empty = tuple(CopyReport(copy, 0, 0, RowChecksum(0, 0).hex) for copy in COPIES)
@@ -116,9 +116,7 @@ def _verify(
     return TableReport(f"{source.name}.{table.name}", (first, *reports))
 
 
-def _raw(
-    folded: duckdb.DuckDBPyConnection, connection: duckdb.DuckDBPyConnection, log: RawLog, table: Table
-) -> tuple[pa.Schema | None, _Found]:
+def _raw(folded: duckdb.DuckDBPyConnection, log: RawLog, table: Table) -> tuple[pa.Schema | None, _Found]:
     found = _Found()
     try:
         found.sequence = log.head()
@@ -127,16 +125,14 @@ def _raw(
         with log.current_rows(folded) as rows:
             folded.execute(f"create table raw_rows as select * from {rows.relation}")
             reader = folded.execute("select * from raw_rows").to_arrow_reader(65536)
-            found.parts = _parts(connection, (batch.cast(rows.schema) for batch in reader), rows.schema, table, "raw_parts")
+            found.parts = _parts((batch.cast(rows.schema) for batch in reader), rows.schema, table)
             return rows.schema, found
     except LakehouseError as error:
         found.problem = str(error)
         return None, found
 
 
-def _lake(
-    deployment: Deployment, source: Source, table: Table, connection: duckdb.DuckDBPyConnection, schema: pa.Schema | None
-) -> _Found:
+def _lake(deployment: Deployment, source: Source, table: Table, schema: pa.Schema | None) -> _Found:
     """The lake's rows also when its version has no marker: then somebody else wrote it, and the rows say where."""
     found = _Found()
     try:
@@ -151,13 +147,13 @@ def _lake(
         if schema is None:
             return found
     try:
-        found.parts = _parts(connection, deployment.lake.scan(source.name, table), schema, table, "lake_parts")
+        found.parts = _parts(deployment.lake.scan(source.name, table), schema, table)
     except (LakehouseError, OSError, pa.ArrowException) as error:
         found.problem = f"cannot be read: {error}"
     return found
 
 
-def _warehouse(deployment: Deployment, source: Source, table: Table, connection: duckdb.DuckDBPyConnection) -> _Found:
+def _warehouse(deployment: Deployment, source: Source, table: Table) -> _Found:
     found = _Found()
     try:
         published = deployment.warehouse.state(source.name, table)
@@ -168,18 +164,14 @@ def _warehouse(deployment: Deployment, source: Source, table: Table, connection:
             return found
         found.sequence = published.marker.sequence
         batches = deployment.warehouse.scan(source.name, table, state.schema)
-        found.parts = _parts(connection, batches, state.schema, table, "warehouse_parts")
+        found.parts = _parts(batches, state.schema, table)
     except (LakehouseError, OSError, pa.ArrowException) as error:
         found.problem = f"cannot be read: {error}"
     return found
 
 
-def _parts(
-    connection: duckdb.DuckDBPyConnection, batches: Iterator[pa.RecordBatch], schema: pa.Schema, table: Table, name: str
-) -> Parts:
-    wider = schema.append(pa.field(PARTITION, pa.string()))
-    with incoming(connection, name, with_partition(batches, table.partition), wider):
-        return checksums_by(name, schema, PARTITION, connection)
+def _parts(batches: Iterator[pa.RecordBatch], schema: pa.Schema, table: Table) -> Parts:
+    return checksums_by(with_partition(batches, table.partition), schema, PARTITION)
 
 
 def _report(name: str, found: _Found, reference: _Found) -> CopyReport:

@@ -16,7 +16,7 @@ What is pending is counted, and left out of rows and checksum on the side of the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import closed_days
-from lakehouse.rows.checksum import row_digest_sql
+from lakehouse.rows.checksum import DIGEST, digest_schema, with_digests
 from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.partition import PARTITION, with_partition
 from lakehouse.rows.privacy import protected
@@ -88,18 +88,23 @@ def _load(
     if first is None:
         first = pa.RecordBatch.from_pylist([], schema=schema)
     compared = [field for field in first.schema if field.name in columns]
-    digest = row_digest_sql(pa.schema(compared))
 
     def everything() -> Iterator[pa.RecordBatch]:
         yield first
         yield from batches
 
     moment = quoted(time) if time else "null::timestamptz"
-    columns = f"{key}, {moment} as moment, {PARTITION}, {digest} as digest"
-    wider = first.schema.append(pa.field(PARTITION, pa.string()))
-    with incoming(connection, "incoming_rows", with_partition(everything(), table.partition), wider):
-        connection.execute(f"create or replace temp table {name} as select {columns} from incoming_rows")
+    kept = pa.schema([*_fields(first.schema, table.key, time), pa.field(PARTITION, pa.string())])
+    digested = with_digests(with_partition(everything(), table.partition), pa.schema(compared), kept)
+    with incoming(connection, "incoming_rows", digested, digest_schema(kept)):
+        chosen = f"{key}, {moment} as moment, {PARTITION}, {DIGEST} as digest"
+        connection.execute(f"create or replace temp table {name} as select {chosen} from incoming_rows")
     return [field.name for field in compared]
+
+
+def _fields(schema: pa.Schema, key: Sequence[str], time: str | None) -> list[pa.Field]:
+    names = dict.fromkeys([*key, *([time] if time else [])])
+    return [schema.field(name) for name in names]
 
 
 def _differences_sql(table: Table) -> str:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from lakehouse.errors import SchemaChanged, ValueRefused
 from lakehouse.rows.checksum import EMPTY, checksum_of
-from lakehouse.rows.duck import connect_duckdb
 from lakehouse.spec import RawFile, RowChecksum
 
 GROUP_ROWS = 1_000_000
@@ -64,10 +63,10 @@ def write_files(
     first = next(groups, None)
     if first is None:
         return
-    with connect_duckdb(threads=1) as connection, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
 
         def summed(group: pa.Table) -> Future[RowChecksum]:
-            return pool.submit(checksum_of, group, schema, connection)
+            return pool.submit(checksum_of, group, schema)
 
         number = 0
         while first is not None:

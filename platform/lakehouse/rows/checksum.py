@@ -1,81 +1,59 @@
-"""The checksum of rows that every copy of a table must agree on.
+"""The checksum of rows that every copy of a table must agree on: the sum of their digests modulo 2**64 (`rows/digest.py`).
 
-A row's digest is the lower 64 bits of the MD5 of its canonical text; a relation's checksum is the sum of its rows' digests modulo
-2**64, so order does not matter, a doubled row counts twice, and parts add up to the whole.
-
-The canonical text is, for each column that is not null, in the order of names: name, `=`, length in bytes, `:`, value. A column
-that was added later and is null changes no digest. Values: integers, booleans, strings and decimals as their text, doubles as the
-shortest text that reads back, timestamps as microseconds since 1970 UTC, dates as days since 1970, binary as hex, lists as JSON.
+So order does not matter, a doubled row counts twice, and parts add up to the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
-import duckdb
+import numpy as np
 import pyarrow as pa
 
-from lakehouse.rows.duck import incoming, literal, quoted
+from lakehouse.rows.digest import Words, row_digests
 from lakehouse.spec import RowChecksum
 
 EMPTY = RowChecksum(0, 0)
+DIGEST = "_digest"
+"""The column of digests that `with_digests` adds."""
+_BATCH_ROWS = 65_536
 
 
-def _text(name: str, type_: pa.DataType) -> str:
-    column = quoted(name)
-    if pa.types.is_timestamp(type_):
-        return f"epoch_us({column})::varchar"
-    if pa.types.is_date(type_):
-        return f"(epoch_us({column}::timestamp) // 86400000000)::varchar"
-    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_):
-        return f"hex({column}::blob)"
-    if pa.types.is_nested(type_):
-        return f"to_json({column})::varchar"
-    return f"{column}::varchar"
+def checksum_of(batches: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema) -> RowChecksum:
+    """Rows and checksum of Arrow rows over the columns of `schema`; they are taken batch by batch, memory stays flat."""
+    rows, value = 0, 0
+    for batch in batches.to_batches(max_chunksize=_BATCH_ROWS) if isinstance(batches, pa.Table) else batches:
+        rows += batch.num_rows
+        value += _sum(row_digests(batch, schema))
+    return RowChecksum(rows, value % 2**64)
 
 
-def row_text_sql(schema: pa.Schema) -> str:
-    """A DuckDB expression over the columns of `schema`: the canonical text of a row.
-
-    `concat` leaves out nulls. One call over all pieces costs half of what joining each column's text by `||` first does.
-    """
-    parts = []
-    for name in sorted(schema.names):
-        text = _text(name, schema.field(name).type)
-        null = f"{quoted(name)} is null"
-        parts += [f"if({null}, null, {literal(name + '=')})", f"strlen({text})", f"if({null}, null, ':')", text]
-    return "concat(" + ", ".join(parts or ["''"]) + ")"
-
-
-def row_digest_sql(schema: pa.Schema) -> str:
-    """A DuckDB expression over the columns of `schema`: the digest of a row, an unsigned 64-bit integer."""
-    return f"md5_number_lower({row_text_sql(schema)})"
+def checksums_by(batches: Iterable[pa.RecordBatch], schema: pa.Schema, column: str) -> dict[str, RowChecksum]:
+    """Rows and checksum over the columns of `schema`, by the text in `column`."""
+    found: dict[str, RowChecksum] = {}
+    for batch in batches:
+        names = batch.column(column).dictionary_encode()
+        codes = names.indices.to_numpy(zero_copy_only=False)
+        digests = row_digests(batch, schema)
+        order = np.argsort(codes, kind="stable") if len(names.dictionary) > 1 else np.arange(len(codes))
+        starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        for part, start, end in zip(codes[order][starts], starts, [*starts[1:], len(codes)], strict=True):
+            name = str(names.dictionary[int(part)])
+            found[name] = found.get(name, EMPTY) + RowChecksum(int(end - start), _sum(digests[order[start:end]]))
+    return found
 
 
-def checksum_sql(schema: pa.Schema) -> str:
-    """A DuckDB aggregate over the columns of `schema`: the checksum as an integer, 0 for no rows."""
-    return f"coalesce(sum({row_digest_sql(schema)}::hugeint) % 18446744073709551616::hugeint, 0)"
+def with_digests(batches: Iterable[pa.RecordBatch], schema: pa.Schema, keep: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The columns `keep` of the rows, and a last column `_digest` (uint64) over the columns of `schema`."""
+    wider = digest_schema(keep)
+    for batch in batches:
+        digests = pa.array(row_digests(batch, schema), pa.uint64())
+        yield pa.RecordBatch.from_arrays([*(batch.column(name) for name in keep.names), digests], schema=wider)
 
 
-def checksum_of(
-    batches: pa.RecordBatchReader | pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema, cursor: duckdb.DuckDBPyConnection
-) -> RowChecksum:
-    """Rows and checksum of Arrow rows; the reader is consumed batch by batch, memory stays flat."""
-    given = batches.to_batches() if isinstance(batches, pa.Table) else batches
-    with incoming(cursor, "checksum_rows", given, schema):
-        rows, value = _one(cursor, f"select count(*), {checksum_sql(schema)} from checksum_rows")
-    return RowChecksum(rows, value)
-
-
-def checksums_by(
-    relation: str, schema: pa.Schema, partition_sql: str, cursor: duckdb.DuckDBPyConnection
-) -> dict[str, RowChecksum]:
-    """Rows and checksum of each partition of a DuckDB relation (a table, view, or parenthesised query).
-
-    partition_sql: an expression that gives each row its partition as text.
-    """
-    query = f"select {partition_sql}, count(*), {checksum_sql(schema)} from {relation} group by 1"
-    return {str(key): RowChecksum(int(rows), int(value)) for key, rows, value in cursor.execute(query).fetchall()}
+def digest_schema(keep: pa.Schema) -> pa.Schema:
+    """The schema of `with_digests`."""
+    return keep.append(pa.field(DIGEST, pa.uint64()))
 
 
 def total(parts: Iterable[RowChecksum]) -> RowChecksum:
@@ -86,7 +64,5 @@ def total(parts: Iterable[RowChecksum]) -> RowChecksum:
     return result
 
 
-def _one(cursor: duckdb.DuckDBPyConnection, query: str) -> Sequence[int]:
-    row = cursor.execute(query).fetchone()
-    assert row is not None
-    return [int(value) for value in row]
+def _sum(digests: Words) -> int:
+    return int(np.add.reduce(digests, dtype=np.uint64))

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lakehouse.errors import ConfigurationError, DamagedData
-from lakehouse.rows.checksum import EMPTY, row_digest_sql
+from lakehouse.rows.checksum import EMPTY, digest_schema, with_digests
 from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
 from lakehouse.rows.partition import WHOLE
@@ -40,6 +40,9 @@ MOST_ROW_GROUP_BYTES = 128 << 20
 
 GROUP_SHARE = 16
 """The part of the memory for the Parquet files of one group: decoded, sorted and encoded again they are larger."""
+
+DIGEST_BYTES = 4 << 20
+"""About how much is digested at a time."""
 
 _FOLDER = "_folder"
 _MODULUS = "18446744073709551616::hugeint"
@@ -87,11 +90,13 @@ class FoldResult:
 class Fold:
     """A table with its new batches, on one DuckDB connection.
 
+    aside: another database, for the digests: what one database streams cannot be the input of another statement of its own.
     schema: the columns of the result. field_ids: DuckDB's FIELD_IDS argument for them. old: the partitions as they are.
     memory_bytes: what DuckDB may use. every_row: digest also rows whose keys no batch touches.
     """
 
     connection: duckdb.DuckDBPyConnection
+    aside: duckdb.DuckDBPyConnection
     table: Table
     schema: pa.Schema
     scheme: PartitionScheme
@@ -258,21 +263,22 @@ class Fold:
     def _compare(
         self, group: tuple[str, ...], old: Sequence[LocalRows], new: Sequence[LocalRows]
     ) -> dict[str, tuple[RowChecksum, RowChecksum]]:
-        """Digest the rows that can have changed into the temporary table `digests`; their checksums by partition, old and new."""
+        """Digest the rows that can have changed into the table `digests`; their checksums by partition, old and new."""
         name = literal(group[0]) if len(group) == 1 else self.scheme.name_sql()
         day = f"{quoted(self.table.event_time)}::date" if self.table.event_time else "null::date"
         narrowed = old and self.table.mode == "upsert" and not self.every_row
         where = f" where {is_touched(self.table, 'r')}" if narrowed else ""
-        self.connection.execute(
-            "create or replace temp table digests (partition varchar, side tinyint, day date, digest ubigint)"
-        )
+        self.aside.execute("create or replace table digests (partition varchar, day date, digest ubigint, side tinyint)")
+        kept = pa.schema([("_partition", pa.string()), ("_day", pa.date32())])
         for files, side in ((old, -1), (new, 1)):
-            rows = f"{all_rows(self.schema, files)} as r{where}"
-            digests = f"select {name}, {side}, {day}, {row_digest_sql(self.schema)} from {rows}"
-            self.connection.execute(f"insert into digests {digests}")
+            rows = f"select {name} as _partition, {day} as _day, * from {all_rows(self.schema, files)} as r{where}"
+            at_once = max(2048, min(65_536, DIGEST_BYTES // max(64, bytes_per_row(files))))
+            batches = self.connection.execute(rows).to_arrow_reader(at_once)
+            with incoming(self.aside, "digested", with_digests(batches, self.schema, kept), digest_schema(kept)):
+                self.aside.execute(f"insert into digests select *, {side} from digested")
         sums: dict[str, dict[int, RowChecksum]] = {partition: {} for partition in group}
         query = f"select partition, side, count(*), sum(digest::hugeint) % {_MODULUS} from digests group by 1, 2"
-        for partition, side, count, value in self.connection.execute(query).fetchall():
+        for partition, side, count, value in self.aside.execute(query).fetchall():
             sums[partition][side] = RowChecksum(int(count), int(value))
         return {partition: (found.get(-1, EMPTY), found.get(1, EMPTY)) for partition, found in sums.items()}
 
@@ -281,7 +287,7 @@ class Fold:
         differing = "select day from digests where day is not null"
         if not anew:
             differing += " group by day, digest having sum(side) <> 0"
-        return {day for (day,) in self.connection.execute(f"select distinct day::varchar from ({differing})").fetchall()}
+        return {day for (day,) in self.aside.execute(f"select distinct day::varchar from ({differing})").fetchall()}
 
     @property
     def row_group_bytes(self) -> int:

@@ -160,16 +160,18 @@ class Apply:
     ) -> FoldResult:
         limit = self.settings.memory_limit_mb
         tried = f"folding {self.source}.{self.table.name}"
-        connection = connect_duckdb(threads=self.settings.threads, memory_limit_mb=limit, temp_directory=folder / "spill")
-        try:
-            with folding(tried, limit):
-                return self._fold_with(connection, transaction, batches, old, folder)
-        finally:
-            connection.close()
+        spill = folder / "spill"
+        with (
+            connect_duckdb(threads=self.settings.threads, memory_limit_mb=limit, temp_directory=spill) as connection,
+            connect_duckdb(threads=1, memory_limit_mb=max(limit // 4, 64), temp_directory=spill / "aside") as aside,
+            folding(tried, limit),
+        ):
+            return self._fold_with(connection, aside, transaction, batches, old, folder)
 
     def _fold_with(
         self,
         connection: duckdb.DuckDBPyConnection,
+        aside: duckdb.DuckDBPyConnection,
         transaction: Transaction,
         batches: Sequence[LocalBatch],
         old: dict[str, list[LiveFile]],
@@ -178,6 +180,7 @@ class Apply:
         self.scheme.prepare(connection)
         fold = Fold(
             connection=connection,
+            aside=aside,
             table=self.table,
             schema=self.schema,
             scheme=self.scheme,
