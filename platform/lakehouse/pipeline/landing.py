@@ -40,7 +40,7 @@ class Landing:
         self._position = position
         self._run_id = run_id
         self._key = deployment.settings.privacy_key.get_secret_value()
-        self._lake = deployment.lake
+        self._deployment = deployment
 
     @property
     def head(self) -> int:
@@ -57,7 +57,7 @@ class Landing:
 
     def is_in_lake(self, batches: Iterable[pa.RecordBatch]) -> bool:
         """Whether the lake's table is up to date with the log, and holds just these source rows."""
-        state = self._lake.state(self.source.name, self.table)
+        state = self._deployment.lake.state(self.source.name, self.table)
         if state is None or state.current.marker.sequence != self.head:
             return False
         found, marker = self.checksum(batches), state.current.marker

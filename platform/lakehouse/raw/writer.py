@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lakehouse.rows.checksum import EMPTY, checksum_of
 from lakehouse.spec import RawFile, RowChecksum
 
 GROUP_ROWS = 1_000_000
-GROUP_BYTES = 128 * 2**20
+GROUP_BYTES = 64 * 2**20
 FILE_BYTES = 512 * 2**20
 SAMPLE_ROWS = 5
 BATCH_ID_KEY = "lakehouse.batch_id"
@@ -56,22 +56,19 @@ def write_files(
 ) -> Iterator[LocalFile]:
     """Parquet files of about 512 MB in `folder`, one after the other; rows keep their order. The caller removes each.
 
-    Row groups of about a million rows or 128 MB, whichever comes first: memory holds two of them. `digest` is complete when the
-    last file has come. Raises SchemaChanged for a batch of another schema, ValueRefused for a null that the schema forbids.
+    Row groups of about a million rows or 64 MB in memory, whichever comes first: one is encoded and digested while the next is
+    gathered. `digest` is complete when the last file has come. Raises SchemaChanged for a batch of another schema, ValueRefused
+    for a null that the schema forbids.
     """
     groups = _row_groups(_checked(batches, schema, batch_id))
     first = next(groups, None)
     if first is None:
         return
-    with ThreadPoolExecutor(1) as pool:
-
-        def summed(group: pa.Table) -> Future[RowChecksum]:
-            return pool.submit(checksum_of, group, schema)
-
+    with ThreadPoolExecutor(2) as pool:
         number = 0
         while first is not None:
             path = folder / f"{batch_id}-{number}.parquet"
-            rows, first = _write_file(path, first, groups, schema, batch_id, digest, summed)
+            rows, first = _write_file(path, first, groups, schema, batch_id, digest, pool)
             yield LocalFile(path, rows, path.stat().st_size, sha256_of(path))
             number += 1
 
@@ -89,26 +86,34 @@ def _write_file(
     schema: pa.Schema,
     batch_id: str,
     digest: Digest,
-    summed: Callable[[pa.Table], Future[RowChecksum]],
+    pool: ThreadPoolExecutor,
 ) -> tuple[int, pa.Table | None]:
     rows = 0
     plain = schema.with_metadata({BATCH_ID_KEY: batch_id})
-    with pq.ParquetWriter(path, plain, compression="zstd", compression_level=1, write_statistics=True) as writer:
+    with pq.ParquetWriter(path, plain, compression="zstd", compression_level=1, use_dictionary=False) as writer:
         while True:
-            checksum = summed(group)
+            checksum = pool.submit(checksum_of, group, schema)
+            written = pool.submit(_encode, writer, group, plain)
             try:
-                writer.write_table(group.cast(plain), row_group_size=GROUP_ROWS)
+                following = next(groups, None)
+            finally:
+                wait((checksum, written))
+            try:
+                written.result()
             except (pa.ArrowInvalid, ValueError) as error:
                 raise _refused(batch_id, error) from error
             digest.checksum = digest.checksum + checksum.result()
             if digest.sample.num_rows < SAMPLE_ROWS:
                 digest.sample = pa.concat_tables([digest.sample, group]).slice(0, SAMPLE_ROWS)
             rows += group.num_rows
-            following = next(groups, None)
             if following is None or path.stat().st_size >= FILE_BYTES:
                 break
             group = following
     return rows, following
+
+
+def _encode(writer: pq.ParquetWriter, group: pa.Table, schema: pa.Schema) -> None:
+    writer.write_table(group.cast(schema), row_group_size=GROUP_ROWS)
 
 
 def _checked(batches: Iterable[pa.RecordBatch], schema: pa.Schema, batch_id: str) -> Iterator[pa.RecordBatch]:
@@ -150,4 +155,4 @@ def _refused(batch_id: str, error: Exception) -> ValueRefused:
 
 def empty_digest(schema: pa.Schema) -> Digest:
     """The digest of no rows."""
-    return Digest(EMPTY, schema.empty_table())
+    return Digest(EMPTY, pa.Table.from_batches([], schema))
