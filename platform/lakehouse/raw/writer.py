@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,8 @@ def _write_file(
             try:
                 following = next(groups, None)
             finally:
-                wait((checksum, written))
+                for future in (written, checksum):
+                    future.exception()
             try:
                 written.result()
             except (pa.ArrowInvalid, ValueError) as error:
