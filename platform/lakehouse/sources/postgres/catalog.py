@@ -79,8 +79,8 @@ with recursive base(attnum, typid, typmod, domain, not_null) as (
   from base b join pg_type t on t.oid = b.typid where t.typtype = 'd'
 )
 select a.attname, t.typname, t.typnamespace = 'pg_catalog'::regnamespace,
-  t.typcategory = 'A' and t.typelem <> 0 and t.typlen = -1,
-  case when e.typnamespace = 'pg_catalog'::regnamespace and e.typtype = 'b' then e.typname end,
+  t.typcategory = 'A' and t.typelem <> 0 and t.typlen = -1 and t.typname not in ('int2vector', 'oidvector'),
+  case when e.typnamespace = 'pg_catalog'::regnamespace and e.typtype in ('b', 'r', 'm') then e.typname end,
   b.domain, b.typmod, format_type(a.atttypid, a.atttypmod), b.not_null, coalesce(col_description(a.attrelid, a.attnum), '')
 from base b
 join pg_type t on t.oid = b.typid
