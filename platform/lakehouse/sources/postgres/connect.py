@@ -37,8 +37,9 @@ _DEFAULTS = {
 }
 """libpq parameters that the URL may override: a server that has gone is noticed within about a minute."""
 
+_DUCKDB_CONNECTING = re.compile(r'Unable to connect to Postgres at ".*": ')
 _REFUSED = re.compile(
-    r"password|authentication|pg_hba|role .* does not exist|database .* does not exist|not permitted to log in|permission"
+    r"password|does not support SSL|certificate|SSL error|sslmode|authentication|pg_hba|role .* does not exist|database .* does not exist|not permitted to log in|permission"
 )
 _LOST = re.compile(
     r"terminating connection|server closed the connection|connection .*(lost|reset|closed|timed out|refused)|EOF detected"
@@ -138,4 +139,5 @@ def _connect_error(message: str, conninfo: str, source: str) -> LakehouseError:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    """The message without line ends, and without the whole connection string that DuckDB puts into some."""
+    return _DUCKDB_CONNECTING.sub("connecting: ", " ".join(message.split()))
