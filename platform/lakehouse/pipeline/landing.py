@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 
-from lakehouse.errors import CommitConflict
+from lakehouse.errors import CommitConflict, SourceUnavailable
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
@@ -17,6 +18,10 @@ from lakehouse.rows.privacy import protected
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RowChecksum, Source, Table, Window
 
 Read = Callable[[], Iterator[pa.RecordBatch]]
+T = TypeVar("T")
+
+READINGS = 3
+"""Readings of one window, the first included, when the source goes away in the middle."""
 
 
 class Landing:
@@ -76,19 +81,31 @@ class Landing:
         position = replace(self._position, detail={**self._position.detail, **(detail or {})})
         previous = self._previous(kind, window)
         if previous is not None and kind != "upsert" and self._same_schema(previous):
-            found = self.checksum(read())
+            found = self._whole(lambda: self.checksum(read()))
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
                 if closed and not previous.manifest.closed:
                     self._claim(self._again(previous.manifest, position))
                 return
-        written = self.log.write(protected(read(), self.table, self._key), self.schema, folder=folder)
+        written = self._whole(lambda: self.log.write(protected(read(), self.table, self._key), self.schema, folder=folder))
         if kind == "upsert" and not written.rows:
             self.unchanged += 1
             return
         self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position)
         if self.sample is None or written.rows:
             self.sample = written.sample
+
+    def _whole(self, work: Callable[[], T]) -> T:
+        """What `work` makes of a window's rows. When the source goes away in the middle, all of it is done again.
+
+        Nothing is claimed before the last row has come, so no row is landed twice; the files of a broken reading stay unclaimed.
+        """
+        for _ in range(READINGS - 1):
+            try:
+                return work()
+            except SourceUnavailable as error:
+                self.note(f"the source went away while it was read, and was read again: {error.value}")
+        return work()
 
     def land_written(
         self,

@@ -39,7 +39,8 @@ _DEFAULTS = {
 
 _DUCKDB_CONNECTING = re.compile(r'Unable to connect to Postgres at ".*": ')
 _REFUSED = re.compile(
-    r"password|does not support SSL|certificate|SSL error|sslmode|authentication|pg_hba|role .* does not exist|database .* does not exist|not permitted to log in|permission"
+    r"password|authentication|pg_hba|role .* does not exist|database .* does not exist|not permitted to log in|permission"
+    r"|does not support SSL|certificate|SSL error|sslmode"
 )
 _LOST = re.compile(
     r"terminating connection|server closed the connection|connection .*(lost|reset|closed|timed out|refused)|EOF detected"

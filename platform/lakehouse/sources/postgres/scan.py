@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
+from time import sleep as rest
 
 import duckdb
 import pyarrow as pa
@@ -38,6 +38,9 @@ _VECTOR_ROWS = 2_048
 
 _PAGES_PER_RANGE = 2_048
 _LEAST_PAGES = 64
+_READ_AHEAD = "128KiB"
+"""What DuckDB makes before it is asked for. It counts 16 bytes for a text, so long texts make this twenty vectors by default."""
+
 _HELD_BYTES = 32 * 2**20
 """A range is given out when it is whole, if it is no larger than this, so that a lost connection costs reading it again."""
 
@@ -126,7 +129,7 @@ class SnapshotScanner:
             while True:
                 condition = left.get_nowait()
                 yield from self._range(scan, condition, tried)
-                time.sleep(self._pause)
+                rest(self._pause)
 
     def _range(self, scan: Scan, condition: str, tried: str) -> Generator[pa.RecordBatch, None, None]:
         for attempt in count(1):
@@ -152,6 +155,7 @@ class SnapshotScanner:
     def _read(self, scan: Scan, condition: str) -> Generator[pa.RecordBatch, None, None]:
         cursor = self._cursor()
         try:
+            cursor.execute(f"set streaming_buffer_size = '{_READ_AHEAD}'")
             cursor.execute("begin")
             join = f"set transaction snapshot {literal(self._snapshot)}"
             cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
