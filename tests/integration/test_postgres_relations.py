@@ -161,8 +161,8 @@ def test_views_materialized_views_and_foreign_tables_are_read(postgres_database:
         assert sum(batch.num_rows for batch in snapshot.read(mixed)) == 1001
 
 
-@pytest.mark.parametrize("name", ["Capital", "two words", 'quo"te', "it's", "select", "naïve 東京 🦆", "a;b--c", "per%cent {brace}",
-                                  "back\\slash", "n" * 63, "$1", "dot.ted"])  # fmt: skip
+@pytest.mark.parametrize("name", ["Capital", "two words", 'quo"te', "it's", "select", "naïve 東京 🦆", "a;b--c",
+                                  "per%cent {brace}", "back\\slash", "n" * 63, "$1", "dot.ted"])  # fmt: skip
 def test_any_name_of_a_column_and_of_a_table_is_read(postgres_database: str, name: str) -> None:
     relation = name.replace(".", "_")
     execute(

@@ -30,9 +30,14 @@ _HAS_KEYS = ("r", "p")
 class PostgresReader:
     """The reader of one Postgres database; safe for several threads, each read has connections of its own."""
 
-    def __init__(self, source: Source, url: str) -> None:
+    def __init__(self, source: Source, url: str, replica_url: str | None = None) -> None:
+        """replica_url: where everything is read, if not from `url`, which then says only up to when nothing is missing."""
         self._source = source
         self._conninfo = connection_string(url, source.name, source.load)
+        self._primary: str | None = None
+        if replica_url:
+            self._primary = self._conninfo
+            self._conninfo = connection_string(replica_url, source.name, source.load, "REPLICA_URL")
         self._relations: dict[str, Relation] = {}
         self._lock = threading.Lock()
 
@@ -58,7 +63,7 @@ class PostgresReader:
             with reading(f"looking at the tables of source {self.name!r}"):
                 files = files_behind(connection, find_oids(connection, self._source.tables))
             with (
-                exported_snapshot(connection, self.name) as exported,
+                exported_snapshot(connection, self.name, self._primary) as exported,
                 closing(StorageWatch(self._conninfo, self.name, files)) as watch,
                 closing(SnapshotScanner(self._conninfo, exported.id, self._source.load)) as scanner,
             ):

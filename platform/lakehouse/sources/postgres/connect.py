@@ -44,7 +44,7 @@ _REFUSED = re.compile(
 )
 _LOST = re.compile(
     r"terminating connection|server closed the connection|connection .*(lost|reset|closed|timed out|refused)|EOF detected"
-    r"|could not (receive|send) data|no connection to the server"
+    r"|could not (receive|send) data|no connection to the server|conflict with recovery"
 )
 _UNREADABLE = re.compile(r"invalid byte sequence for encoding|has no equivalent in encoding")
 _TIMEOUT = re.compile(r"due to (statement|lock) timeout")
@@ -52,15 +52,15 @@ _MISSING = re.compile(r"(column|relation|table|schema) .* does not exist")
 _DENIED = re.compile(r"permission denied")
 
 
-def connection_string(url: str, source: str, load: Load) -> str:
+def connection_string(url: str, source: str, load: Load, setting: str = "URL") -> str:
     """The libpq connection string of a source's URL, with the platform's session settings; ConfigurationError when malformed."""
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise ConfigurationError(
-            f"reading the URL of source {source!r}",
+            f"reading the {setting} of source {source!r}",
             allowed="postgresql://user:password@host:port/database[?parameter=value] with libpq's parameters",
-            remedy=f"Correct LAKEHOUSE_SOURCES__{source.upper()}__URL; percent-encode special characters of the password.",
+            remedy=f"Correct LAKEHOUSE_SOURCES__{source.upper()}__{setting}; percent-encode special characters of the password.",
         ) from None
     timeouts = {"statement_timeout": load.statement_timeout, "lock_timeout": load.lock_timeout}
     session = {**_SESSION, **{name: str(int(time.total_seconds() * 1000)) for name, time in timeouts.items()}}
@@ -113,7 +113,7 @@ def read_error(error: Exception, tried: str) -> LakehouseError:
 
 
 def connection_lost(error: Exception) -> bool:
-    """Whether an error of the driver says that the connection is gone, so that reading again may help."""
+    """Whether an error says that the connection is gone, or a replica ended a read for its replay: reading again may help."""
     return _LOST.search(_one_line(str(error))) is not None
 
 
