@@ -1,4 +1,4 @@
-"""Write `docs/commands.md` and `docs/settings.md` from the code; with `--check`, fail when they are out of step."""
+"""Write the pages that follow from the code, and parts of `docs/sources.md`; with `--check`, fail when one is out of step."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import get_args
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 from lakehouse.cli import cli
 from lakehouse.settings import Settings
+from lakehouse.sources.postgres.mapping import DECIMAL, EVERYTHING_ELSE, RULES, TypeRule
+from lakehouse.spec.types import arrow_field, declared_type
+from lakehouse.tables.iceberg.schema import iceberg_type
+from lakehouse.warehouse.clickhouse.layout import column_type
 
 DOCS = Path(__file__).parent
 
@@ -69,13 +75,55 @@ def _settings(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, s
             yield variable, text, (field.description or "").replace("|", "\\|")
 
 
+_TYPES_HEAD = ["| Postgres | declared | Arrow | Parquet | Iceberg | ClickHouse | refused by name | |", "| --- " * 8 + "|"]
+
+
+def postgres_types() -> str:
+    """The table of Postgres types, through every hop."""
+    rows = []
+    for rule in RULES:
+        if rule.types == ("numeric",):
+            rows.append(_type_row(DECIMAL))
+        rows.append(_type_row(rule))
+    return "\n".join([*_TYPES_HEAD, *rows])
+
+
+def _type_row(rule: TypeRule) -> str:
+    field = arrow_field("c", rule.declared.replace("(p,s)", "(12,5)"))
+    names = ", ".join(rule.types) if rule.types != (EVERYTHING_ELSE,) else "everything else"
+    with pa.BufferOutputStream() as sink:
+        pq.write_table(pa.schema([field]).empty_table(), sink)
+        column = pq.ParquetFile(sink.getvalue()).schema.column(0)
+    annotation = "" if column.logical_type.type == "NONE" else f" {_parquet_annotation(column)}"
+    hops = [str(field.type), column.physical_type.lower() + annotation, str(iceberg_type(declared_type(field)))]
+    hops.append(column_type(field, required=True))
+    cells = [names, rule.declared, *(hop.replace("12, 5", "p, s") for hop in hops), rule.refused, rule.note]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _parquet_annotation(column: pq.ColumnSchema) -> str:
+    kind: str = column.logical_type.type
+    within = {"TIMESTAMP": "(us, UTC)", "DECIMAL": f"({column.precision}, {column.scale})"}
+    return kind.lower() + within.get(kind, "")
+
+
+def sources_page() -> str:
+    """The page of sources as it is, with its generated parts anew."""
+    text = (DOCS / "sources.md").read_text()
+    for name, part in {"postgres types": postgres_types()}.items():
+        begin, end = f"<!-- {name}: written by `make docs` -->\n", f"\n<!-- end of {name} -->"
+        head, _, rest = text.partition(begin)
+        text = head + begin + part + end + rest.partition(end)[2]
+    return text
+
+
 def main() -> int:
     """Write or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail when a page is not what the code says")
     check = parser.parse_args().check
     stale = []
-    for name, text in (("commands.md", commands_page()), ("settings.md", settings_page())):
+    for name, text in (("commands.md", commands_page()), ("settings.md", settings_page()), ("sources.md", sources_page())):
         path = DOCS / name
         if path.is_file() and path.read_text() == text:
             continue

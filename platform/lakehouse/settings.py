@@ -40,6 +40,10 @@ class SourceSettings(Section):
     """Where one declared source is."""
 
     url: SecretStr = Field(description="Connection URL of the source: `postgresql://…` or `mongodb://…`.")
+    replica_url: SecretStr | None = Field(
+        None,
+        description="Streaming replica of a Postgres source: rows are read there, and `url` says up to when none is missing.",
+    )
 
 
 class StoreSettings(Section):
@@ -146,6 +150,11 @@ class Settings(BaseSettings):
                 remedy=f"Set LAKEHOUSE_SOURCES__{name.upper()}__URL, or start the embedded servers with `lakehouse up`.",
             )
         return self.sources[name].url.get_secret_value()
+
+    def replica_url(self, name: str) -> str | None:
+        """The URL of the replica that source `name` is read from; None where its rows come from `source_url`."""
+        replica = self.sources[name].replica_url if name in self.sources else None
+        return replica.get_secret_value() if replica else None
 
 
 def load_settings(**overrides: Any) -> Settings:

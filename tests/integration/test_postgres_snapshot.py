@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -50,6 +49,12 @@ def ids(snapshot: SourceSnapshot, window: Window | None = None, table: Table = E
     return sorted(row["id"] for batch in snapshot.read(table, window) for row in batch.to_pylist())
 
 
+def one(connection: Connection, query: LiteralString) -> tuple[Any, ...]:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row
+
+
 @contextmanager
 def transaction(url: str) -> Iterator[Connection]:
     """A transaction that has begun and inserted a row."""
@@ -84,40 +89,20 @@ def test_without_open_transactions_the_bound_is_the_clock(database: str) -> None
         assert set(snapshot.position.detail) == {"snapshot", "lsn", "server"}
 
 
-def test_windows_between_bounds_hold_every_row_once_while_others_write(database: str) -> None:
-    """Writers commit at all moments after their `now()`; the windows of many snapshots together are the table."""
-    until = time.monotonic() + 3
-
-    def write(seed: int) -> None:
-        with psycopg.connect(database) as connection:
-            turn = seed
-            while time.monotonic() < until:
-                turn = (turn * 1103515245 + 12345) % 2**31
-                connection.execute(INSERT)
-                connection.execute("select pg_sleep(%s)", (0 if turn % 3 else turn % 50 / 1000,))
-                connection.commit()
-
-    writers = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2, 3)]
-    for writer in writers:
-        writer.start()
+def test_a_transaction_that_is_open_for_long_holds_the_bound_back_and_is_named(database: str) -> None:
+    """It may still write, stamped with its start; so the bound waits for it, and the metadata say for whom."""
     reader = reader_of(database)
-    found: list[int] = []
-    low = LONG_AGO
-    while any(writer.is_alive() for writer in writers):
-        low = _read_on(reader, low, found)
-    _read_on(reader, low, found)
+    with psycopg.connect(database, application_name="a long report") as reading:
+        (began,) = one(reading, "select now()")
+        run(database, INSERT)
+        with reader.snapshot() as snapshot:
+            assert snapshot.position.exact
+            assert snapshot.position.bound == began
+            assert "(a long report) has had a transaction open since" in snapshot.position.detail["held_back"]
+            assert ids(snapshot, Window(LONG_AGO, snapshot.position.bound)) == []
     with reader.snapshot() as snapshot:
-        everything = ids(snapshot)
-    assert sorted(found) == everything
-    assert len(everything) > 50
-
-
-def _read_on(reader: SourceReader, low: datetime, found: list[int]) -> datetime:
-    with reader.snapshot() as snapshot:
-        high = snapshot.position.bound
-        if high > low:
-            found += ids(snapshot, Window(low, high))
-        return max(low, high)
+        assert "held_back" not in snapshot.position.detail
+        assert ids(snapshot, Window(LONG_AGO, snapshot.position.bound)) == [1]
 
 
 def test_a_snapshot_does_not_see_what_commits_later(database: str) -> None:

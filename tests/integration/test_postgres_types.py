@@ -113,11 +113,14 @@ def value_read(url: str, type_: str, literal: str, declared: str | None = None) 
         ("text[]", "array['a,b', null, '\"', '']", "list<string>", ["a,b", None, '"', ""]),
         ("uuid[]", "'{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}'", "list<string>", ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"]),
         ("numeric(6,2)[]", "'{1.10,null}'", "list<decimal(6,2)>", [Decimal("1.10"), None]),
-        ("numeric[]", "'{1.10,NaN}'", "string", "{1.10,NaN}"),
+        ("numeric[]", "'{1.10,NaN}'", "list<string>", ["1.10", "NaN"]),
+        ("money", "'-92233720368547758.08'", "decimal(19,2)", Decimal("-92233720368547758.08")),
+        ("money[]", "'{1.5,null}'", "list<decimal(19,2)>", [Decimal("1.50"), None]),
         ("date[]", "'{2025-01-01}'", "list<date>", [date(2025, 1, 1)]),
         ("timestamptz[]", "'{\"2025-01-01 00:00:00.5+00\"}'", "list<timestamp>", [datetime(2025, 1, 1, 0, 0, 0, 500000, UTC)]),
         ("timestamp[]", "'{\"2025-01-01 00:00:00.5\"}'", "list<timestamp>", [datetime(2025, 1, 1, 0, 0, 0, 500000, UTC)]),
-        ("bytea[]", "array['\\x00'::bytea]", "string", '{"\\\\x00"}'),
+        ("bytea[]", "array['\\x00'::bytea]", "list<string>", ["\\x00"]),
+        ("int2vector", "'1 2'", "string", "1 2"),
         ("jsonb[]", "array['{\"a\": 1}'::jsonb]", "list<json>", ['{"a": 1}']),
         ("inet", "'10.0.0.1/8'", "string", "10.0.0.1/8"),
         ("interval", "'1 year 2 days 3.000004 s'", "string", "P1Y2DT3.000004S"),
@@ -163,11 +166,11 @@ def test_enums_domains_and_composites_are_followed(postgres_database: str) -> No
     )
     rows = load(postgres_database, things())
     assert [declared_type(field) for field in rows.schema] == [
-        "int32", "string", "string", "decimal(8,2)", "int32", "string", "string"
+        "int32", "string", "list<string>", "decimal(8,2)", "int32", "list<string>", "string"
     ]  # fmt: skip
     assert not rows.schema.field("c").nullable
     assert rows.to_pylist() == [
-        {"id": 1, "m": "ok", "ms": "{sad,ok}", "c": Decimal("12.34"), "s": 7, "ss": "{7}", "p": '(1,"x y")'}
+        {"id": 1, "m": "ok", "ms": ["sad", "ok"], "c": Decimal("12.34"), "s": 7, "ss": ["7"], "p": '(1,"x y")'}
     ]
 
 
@@ -216,6 +219,9 @@ def test_a_value_that_the_type_cannot_hold_is_refused_by_name(database: str, typ
         ("jsonb", "'[1]'", "string", "[1]"),
         ("bytea", "'\\x00ff'", "string", "\\x00ff"),
         ("int4[]", "'{1,2}'", "string", "{1,2}"),
+        ("int4[]", "'[0:1]={1,2}'", "string", "[0:1]={1,2}"),
+        ("text", "'naïve'", "binary", "naïve".encode()),
+        ("money", "'12.00'", "int64", 12),
     ],
 )
 def test_a_declared_type_that_holds_the_value_is_given(
@@ -235,6 +241,8 @@ def test_a_declared_type_that_holds_the_value_is_given(
         ("numeric", "1.5", "int64"),
         ("numeric", "'NaN'", "int64"),
         ("numeric", "9223372036854775808", "int64"),
+        ("money", "'12.01'", "int64"),
+        ("money", "'1000'", "decimal(5,2)"),
     ],
 )
 def test_a_value_that_the_declared_type_would_round_is_refused(database: str, type_: str, literal: str, declared: str) -> None:

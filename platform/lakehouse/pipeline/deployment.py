@@ -43,7 +43,7 @@ class Deployment:
 
     def reader(self, source: Source) -> SourceReader:
         """A new reader of a source; the caller closes it."""
-        return open_source(source, self.settings.source_url(source.name))
+        return open_source(source, self.settings.source_url(source.name), self.settings.replica_url(source.name))
 
     def log(self, source: Source, table: Table) -> RawLog:
         """The raw log of a table."""

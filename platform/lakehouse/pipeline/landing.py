@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import pyarrow as pa
 
-from lakehouse.errors import CommitConflict
+from lakehouse.errors import CommitConflict, SourceUnavailable
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
@@ -15,6 +16,10 @@ from lakehouse.rows.privacy import protected
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RowChecksum, Source, Table, Window
 
 Read = Callable[[], Iterator[pa.RecordBatch]]
+T = TypeVar("T")
+
+READINGS = 3
+"""Readings of one window, the first included, when the source goes away in the middle."""
 
 
 class Landing:
@@ -81,13 +86,13 @@ class Landing:
         position = replace(self._position, detail={**self._position.detail, **(detail or {})})
         previous = self._previous(kind, window)
         if previous is not None and kind != "upsert" and self._same_schema(previous):
-            found = self.checksum(read())
+            found = self._whole(lambda: self.checksum(read()))
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
                 if closed and not previous.manifest.closed:
                     self._claim(self._again(previous.manifest, position))
                 return
-        written = self.write(protected(read(), self.table, self._key), self.schema, folder=folder)
+        written = self._whole(lambda: self.write(protected(read(), self.table, self._key), self.schema, folder=folder))
         if kind == "upsert" and not written.rows:
             self.unchanged += 1
             return
@@ -98,6 +103,18 @@ class Landing:
     def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, folder: str = "") -> Written:
         """Write the files of a batch; they are in no log until they are claimed."""
         return self.log.write(batches, schema, folder=folder)
+
+    def _whole(self, work: Callable[[], T]) -> T:
+        """What `work` makes of a window's rows. When the source goes away in the middle, all of it is done again.
+
+        Nothing is claimed before the last row has come, so no row is landed twice; the files of a broken reading stay unclaimed.
+        """
+        for _ in range(READINGS - 1):
+            try:
+                return work()
+            except SourceUnavailable as error:
+                self.note(f"the source went away while it was read, and was read again: {error.value}")
+        return work()
 
     def land_written(
         self,

@@ -17,8 +17,8 @@ _READERS = {
 """Kind: module and class; the class is called with the Source and its URL."""
 
 
-def open_source(source: Source, url: str) -> SourceReader:
-    """The reader of a source; no I/O yet. Unsupported when its kind has none."""
+def open_source(source: Source, url: str, replica_url: str | None = None) -> SourceReader:
+    """The reader of a source; no I/O yet. Unsupported when its kind has none, or cannot be read from a replica by its URL."""
     if source.kind not in _READERS:
         raise Unsupported(
             f"opening source {source.name!r}",
@@ -27,5 +27,13 @@ def open_source(source: Source, url: str) -> SourceReader:
             remedy="Declare the source with one of these kinds.",
         )
     module, name = _READERS[source.kind]
-    reader: SourceReader = getattr(import_module(module), name)(source, url)
+    if replica_url and source.kind != "postgres":
+        raise Unsupported(
+            f"opening source {source.name!r} with a replica",
+            value=f"kind {source.kind!r}",
+            allowed="a replica_url for Postgres; MongoDB's driver finds replicas by itself",
+            remedy="Give the URL a readPreference.",
+        )
+    replica = {"replica_url": replica_url} if replica_url else {}
+    reader: SourceReader = getattr(import_module(module), name)(source, url, **replica)
     return reader

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Literal, get_args
 
 from lakehouse.errors import DeclarationError
+from lakehouse.spec.load import Load
 from lakehouse.spec.partitioning import Partitioning
 from lakehouse.spec.types import arrow_type
 
@@ -136,13 +137,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Source:
-    """One system that is read, with its tables; its URL comes from `LAKEHOUSE_SOURCES__<NAME>__URL`."""
+    """One system that is read, with its tables; its URL comes from `LAKEHOUSE_SOURCES__<NAME>__URL`.
+
+    load: what reading may cost it.
+    """
 
     name: str
     kind: Kind
     tables: tuple[Table, ...]
     description: str = ""
     owners: tuple[str, ...] = ()
+    load: Load = field(default_factory=Load)
 
     def __post_init__(self) -> None:
         tried = f"declaring source {self.name!r}"

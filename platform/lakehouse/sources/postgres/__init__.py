@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
 from lakehouse.errors import SourceMismatch, ValueRefused
 from lakehouse.rows.duck import quoted
-from lakehouse.sources.postgres.catalog import Relation, find_relation
+from lakehouse.sources.postgres.catalog import Relation, find_oids, find_relation
 from lakehouse.sources.postgres.columns import ReadColumn, beyond_years, read_columns
 from lakehouse.sources.postgres.connect import Connection, connect, connection_string, reading
-from lakehouse.sources.postgres.scan import RefusedValue, Scan, SnapshotScanner, page_ranges
+from lakehouse.sources.postgres.oversize import parted
+from lakehouse.sources.postgres.refusal import refusal, unreadable
+from lakehouse.sources.postgres.scan import RefusedValue, Scan, SnapshotScanner, UnreadableText, page_ranges
 from lakehouse.sources.postgres.snapshot import ExportedSnapshot, exported_snapshot, joined
+from lakehouse.sources.postgres.storage import StorageWatch, files_behind
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Position, Source, Table, Window
-from lakehouse.spec.types import declared_type
 
 __all__ = ["PostgresReader"]
 
@@ -28,9 +30,14 @@ _HAS_KEYS = ("r", "p")
 class PostgresReader:
     """The reader of one Postgres database; safe for several threads, each read has connections of its own."""
 
-    def __init__(self, source: Source, url: str) -> None:
+    def __init__(self, source: Source, url: str, replica_url: str | None = None) -> None:
+        """replica_url: where everything is read, if not from `url`, which then says only up to when nothing is missing."""
         self._source = source
-        self._conninfo = connection_string(url, source.name)
+        self._conninfo = connection_string(url, source.name, source.load)
+        self._primary: str | None = None
+        if replica_url:
+            self._primary = self._conninfo
+            self._conninfo = connection_string(replica_url, source.name, source.load, "REPLICA_URL")
         self._relations: dict[str, Relation] = {}
         self._lock = threading.Lock()
 
@@ -52,12 +59,15 @@ class PostgresReader:
 
     @contextmanager
     def _snapshot(self) -> Iterator[SourceSnapshot]:
-        with connect(self._conninfo, self.name) as connection, exported_snapshot(connection, self.name) as exported:
-            snapshot = PostgresSnapshot(self, exported)
-            try:
-                yield snapshot
-            finally:
-                snapshot.scanner.close()
+        with connect(self._conninfo, self.name) as connection:
+            with reading(f"looking at the tables of source {self.name!r}"):
+                files = files_behind(connection, find_oids(connection, self._source.tables))
+            with (
+                exported_snapshot(connection, self.name, self._primary) as exported,
+                closing(StorageWatch(self._conninfo, self.name, files)) as watch,
+                closing(SnapshotScanner(self._conninfo, exported.id, self._source.load)) as scanner,
+            ):
+                yield PostgresSnapshot(self, exported, scanner, watch)
 
     def snapshot(self) -> AbstractContextManager[SourceSnapshot]:
         """One consistent view of the database, shared by every read of the context."""
@@ -95,10 +105,11 @@ class PostgresReader:
 class PostgresSnapshot:
     """One exported snapshot."""
 
-    def __init__(self, reader: PostgresReader, exported: ExportedSnapshot) -> None:
+    def __init__(self, reader: PostgresReader, exported: ExportedSnapshot, scanner: SnapshotScanner, watch: StorageWatch) -> None:
         self._reader = reader
         self._exported = exported
-        self.scanner = SnapshotScanner(reader.conninfo, exported.id)
+        self._scanner = scanner
+        self._watch = watch
 
     @property
     def position(self) -> Position:
@@ -116,10 +127,11 @@ class PostgresSnapshot:
             f"coalesce({bad_low} or {bad_high}, false) "
             f"from (select min({name}) as low, max({name}) as high from {relation.sql}) as e"
         )
-        with joined(self._reader.conninfo, self._reader.name, self._exported.id) as connection:
+        with self._joined() as connection:
             low, high, refused = _one(connection, query, self._tried(table))
             if refused:
-                raise self._refusal(connection, table, relation, (read,), "true")
+                raise refusal(connection, table, relation, (read,), "true", self._tried(table))
+        self._watch.check(relation.oid, self._tried(table))
         if low is None:
             return None
         return _in_utc(low), _in_utc(high)
@@ -128,54 +140,44 @@ class PostgresSnapshot:
         """The rows of the table, or of a window of its event time (mode `append`) or cursor (mode `upsert`)."""
         relation = self._reader.relation(table)
         columns = read_columns(relation, self._reader.name, table)
-        if window is None:
-            conditions = page_ranges(relation.pages) if relation.is_heap else ("true",)
+        within = "true" if window is None else self._window(table, window)
+        if relation.is_heap and (window is None or window.low is None):
+            ranges = page_ranges(relation.pages, relation.leaves)
+            conditions = ranges if window is None else tuple(f"{condition} and {within}" for condition in ranges)
         else:
-            conditions = (self._window(table, window),)
-        return self._scan(table, Scan(relation.sql, columns, conditions))
+            conditions = (within,)
+        return self._scan(table, columns, conditions, within)
 
     def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
         """The key columns of every row."""
         relation = self._reader.relation(table)
         by_name = {column.field.name: column for column in read_columns(relation, self._reader.name, table)}
-        conditions = page_ranges(relation.pages) if relation.is_heap else ("true",)
-        return self._scan(table, Scan(relation.sql, tuple(by_name[name] for name in table.key), conditions))
+        conditions = page_ranges(relation.pages, relation.leaves) if relation.is_heap else ("true",)
+        return self._scan(table, tuple(by_name[name] for name in table.key), conditions, "true")
 
-    def _scan(self, table: Table, scan: Scan) -> Iterator[pa.RecordBatch]:
-        tried = self._tried(table)
+    def _scan(
+        self, table: Table, columns: Sequence[ReadColumn], conditions: Sequence[str], within: str
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of all conditions, which together are those `within`."""
+        tried, relation = self._tried(table), self._reader.relation(table)
+        read = {column.field.name for column in columns}
+        self._watch.check(relation.oid, tried)
+        if relation.may_have_large_rows:
+            with self._joined() as connection, reading(tried):
+                wide = [column for column in relation.columns if column.name in read]
+                conditions = parted(connection, relation, wide, conditions, within)
         try:
-            yield from self.scanner.scan(scan, tried)
+            yield from self._scanner.scan(Scan(relation.sql, tuple(columns), tuple(conditions)), tried)
         except RefusedValue:
-            with joined(self._reader.conninfo, self._reader.name, self._exported.id) as connection:
-                condition = " or ".join(f"({condition})" for condition in scan.conditions)
-                raise self._refusal(connection, table, self._reader.relation(table), scan.columns, condition) from None
+            with self._joined() as connection:
+                raise refusal(connection, table, relation, columns, within, tried) from None
+        except UnreadableText as error:
+            with self._joined() as connection:
+                raise unreadable(connection, table, relation, columns, within, tried, str(error)) from None
+        self._watch.check(relation.oid, tried)
 
-    def _refusal(
-        self, connection: Connection, table: Table, relation: Relation, columns: Sequence[ReadColumn], condition: str
-    ) -> ValueRefused:
-        """Find, on the same snapshot, a value that a column refuses, and the keys of the first rows that have one."""
-        keys = ", ".join(f"{quoted(name)}::text" for name in table.key)
-        for column in columns:
-            if column.refused is None:
-                continue
-            name = column.field.name
-            query = (
-                f"select {quoted(name)}::text, {keys} from {relation.sql} "
-                f"where ({condition}) and {column.refused} order by {keys} limit 5"
-            )
-            with reading(self._tried(table)):
-                rows = connection.execute(query.encode()).fetchall()
-            if rows:
-                found = "; ".join(f"{row[0]} in {_named(table.key, row[1:])}" for row in rows)
-                return ValueRefused(
-                    f"{self._tried(table)}: column {name!r}",
-                    value=found,
-                    allowed=_ALLOWED.get(declared_type(column.field), f"what {declared_type(column.field)} holds exactly"),
-                    remedy=f'Correct the rows, or declare Column("{name}", "string") to keep its text.',
-                )
-        return ValueRefused(
-            self._tried(table), value="a value that its type cannot hold", remedy="Declare the table's columns as string."
-        )
+    def _joined(self) -> AbstractContextManager[Connection]:
+        return joined(self._reader.conninfo, self._reader.name, self._exported.id)
 
     def _window(self, table: Table, window: Window) -> str:
         column = table.cursor if table.mode == "upsert" else table.event_time
@@ -211,10 +213,6 @@ class PostgresSnapshot:
         return f"reading table {table.name!r} of source {self._reader.name!r}"
 
 
-_ALLOWED = {
-    "timestamp": "finite times of the years 1 to 9999",
-    "date": "finite dates of the years 1 to 9999",
-}
 _TIMES = ("timestamptz", "timestamp", "date")
 
 
@@ -283,10 +281,6 @@ def _in_utc(value: object) -> datetime:
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     day = value
     return datetime.combine(day, datetime.min.time(), tzinfo=UTC)  # type: ignore[arg-type]
-
-
-def _named(names: Sequence[str], values: Sequence[object]) -> str:
-    return "row " + ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
 
 
 def _one(connection: Connection, query: str, tried: str) -> tuple[object, ...]:

@@ -1,16 +1,7 @@
 """How each column of a Postgres relation is read: its declared type, the SQL that gives it, and the values that it refuses.
 
-| Postgres | declared type |
-| --- | --- |
-| bool; int2, int4; int8; real; double | bool; int32; int64; float32; float64 |
-| numeric(p,s) that fits in 38 digits | decimal(p,s); NaN is refused |
-| numeric without precision or beyond 38 digits | string, the exact text |
-| timestamptz; timestamp (read as UTC); date | timestamp; timestamp; date; years 1 to 9999, the rest is refused |
-| json, jsonb; bytea | json; binary |
-| one-dimensional arrays, counted from 1, of all these but bytea, or of text, uuid, inet | list<T>; other shapes are refused |
-| everything else (text, uuid, enum, inet, interval, ranges, composites, ...) | string, the text form |
-
-A declared column may ask for another type that holds every value (`string` always does) or for one whose misfits are refused.
+The rule of each type is in `mapping.py`. A declared column may ask for another type that holds every value (`string` always
+does), or for one whose misfits are refused.
 """
 
 from __future__ import annotations
@@ -23,25 +14,11 @@ import pyarrow as pa
 from lakehouse.errors import SourceMismatch
 from lakehouse.rows.duck import quoted
 from lakehouse.sources.postgres.catalog import CatalogColumn, Relation
+from lakehouse.sources.postgres.mapping import decimal_of, rule_of
 from lakehouse.spec import Column, Table
 from lakehouse.spec.types import arrow_field
 
-_SIMPLE = {
-    "bool": "bool",
-    "int2": "int32",
-    "int4": "int32",
-    "int8": "int64",
-    "float4": "float32",
-    "float8": "float64",
-    "timestamptz": "timestamp",
-    "timestamp": "timestamp",
-    "date": "date",
-    "json": "json",
-    "jsonb": "json",
-    "bytea": "binary",
-}
-_TEXT = {"text", "varchar", "bpchar", "uuid", "name", "char", "inet", "cidr", "macaddr", "macaddr8"}
-_CAST = {
+_SENT = {
     "bool": "bool",
     "int32": "int4",
     "int64": "int8",
@@ -49,13 +26,12 @@ _CAST = {
     "float64": "float8",
     "binary": "bytea",
     "date": "date",
-    "json": "text",
-    "string": "text",
+    "timestamp": "timestamptz",
 }
-"""The Postgres type that DuckDB reads exactly, by declared type."""
+"""The Postgres type that DuckDB reads exactly, by declared type; text for all others."""
 
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
-_NUMBERS = ("numeric", "int2", "int4", "int8")
+_NUMBERS = ("numeric", "money", "int2", "int4", "int8")
 
 
 @dataclass(frozen=True)
@@ -87,35 +63,17 @@ def read_columns(relation: Relation, source: str, table: Table) -> tuple[ReadCol
 
 
 def natural_type(column: CatalogColumn) -> str:
-    """The declared type that a column has by itself."""
-    if column.is_array:
-        element = _element_type(column)
-        return f"list<{element}>" if element else "string"
-    if not column.built_in:
-        return "string"
-    if column.type == "numeric":
-        return _numeric_type(column.modifier) or "string"
-    return _SIMPLE.get(column.type, "string")
+    """The declared type that a column has by itself; an array's is a list of its elements' type."""
+    if not column.is_array:
+        return _natural(column.type, column.built_in, column.modifier)
+    element = _natural(column.element or "", column.element is not None, column.modifier)
+    return f"list<{'string' if element == 'binary' else element}>"
 
 
-def _element_type(column: CatalogColumn) -> str | None:
-    if column.element == "numeric":
-        return _numeric_type(column.modifier)
-    if column.element in _TEXT:
-        return "string"
-    return None if column.element == "bytea" else _SIMPLE.get(column.element or "")
-
-
-def _numeric_type(modifier: int) -> str | None:
-    """decimal(p,s) of a numeric's `atttypmod`; a scale below 0 or above the precision becomes the digits it needs."""
-    if modifier < 4:
-        return None
-    precision, scale = (modifier - 4) >> 16 & 0xFFFF, (modifier - 4) & 0x7FF
-    scale = (scale ^ 1024) - 1024
-    if scale < 0:
-        precision, scale = precision - scale, 0
-    precision = max(precision, scale)
-    return f"decimal({precision},{scale})" if precision <= 38 else None
+def _natural(type_: str, built_in: bool, modifier: int) -> str:
+    if built_in and type_ == "numeric":
+        return decimal_of(modifier) or "string"
+    return rule_of(type_, built_in=built_in).declared
 
 
 def _check_names(relation: Relation, source: str, table: Table) -> None:
@@ -151,16 +109,24 @@ def _read_column(column: CatalogColumn, declared: Column | None, tried: str) -> 
         number = _number(column, name, wanted, field)
         if number is not None:
             return number
+    if wanted == "binary" and natural == "string":
+        return ReadColumn(field, f"convert_to({name}::text, getdatabaseencoding())")
     if wanted == natural or (natural, wanted) in {("float32", "float64"), ("date", "timestamp")}:
         if column.is_array:
-            return _array(name, wanted, field)
+            return _array(column, name, wanted, field)
         return _scalar(column, name, wanted, field)
     raise SourceMismatch(
         f"{tried}: column {column.name!r}, declared as {wanted}",
         value=f"{column.spelled} in the source",
-        allowed=f"{natural}, string" + ("" if column.type not in _NUMBERS else ", int64, a decimal(p,s)"),
+        allowed=", ".join(dict.fromkeys((natural, "string", *_also(column, natural)))),
         remedy="Declare one of these types, or leave the column out of `columns`.",
     )
+
+
+def _also(column: CatalogColumn, natural: str) -> tuple[str, ...]:
+    if column.built_in and not column.is_array and column.type in _NUMBERS:
+        return "int64", "a decimal(p,s)"
+    return ("binary (its bytes in the database's encoding)",) if natural == "string" else ()
 
 
 def _scalar(column: CatalogColumn, name: str, wanted: str, field: pa.Field) -> ReadColumn:
@@ -169,7 +135,7 @@ def _scalar(column: CatalogColumn, name: str, wanted: str, field: pa.Field) -> R
             column.type
         ]
         return ReadColumn(field, value, beyond_years(name, column.type))
-    value = f"{name}::{_CAST[wanted]}"
+    value = f"{name}::{_SENT.get(wanted, 'text')}"
     return ReadColumn(field, value, beyond_years(name, "date") if wanted == "date" else None)
 
 
@@ -179,31 +145,35 @@ def beyond_years(value: str, type_: str) -> str:
 
 
 def _number(column: CatalogColumn, name: str, wanted: str, field: pa.Field) -> ReadColumn | None:
-    """Integers and numerics as integers or decimals: what does not fit exactly is refused."""
+    """Integers, numerics and money as integers or decimals: what does not fit exactly is refused."""
+    number = f"{name}::numeric" if column.type == "money" else name
     if match := _DECIMAL.fullmatch(wanted):
         precision, scale = int(match[1]), int(match[2])
         refused = f"(abs({name}::numeric) >= 1e{precision - scale} or round({name}::numeric, {scale}) <> {name}::numeric)"
-        if _numeric_type(column.modifier) == wanted and column.type == "numeric":
+        if decimal_of(column.modifier) == wanted and column.type == "numeric":
             refused = f"({name} = 'NaN')"
-        return ReadColumn(field, f"case when {refused} then null else {name} end::numeric({precision},{scale})", refused, True)
+        return ReadColumn(field, f"case when {refused} then null else {number} end::numeric({precision},{scale})", refused, True)
     if wanted not in ("int32", "int64"):
         return None
     if column.type in ("int2", "int4") or (column.type == "int8" and wanted == "int64"):
-        return ReadColumn(field, f"{name}::{_CAST[wanted]}")
+        return ReadColumn(field, f"{name}::{_SENT[wanted]}")
     low, high = (-(2**31), 2**31 - 1) if wanted == "int32" else (-(2**63), 2**63 - 1)
-    refused = f"({name} < {low} or {name} > {high} or {name} <> trunc({name}))"
-    return ReadColumn(field, f"case when {refused} then null else {name} end::{_CAST[wanted]}", refused, True)
+    refused = f"({number} < {low} or {number} > {high} or {number} <> trunc({number}))"
+    return ReadColumn(field, f"case when {refused} then null else {number} end::{_SENT[wanted]}", refused, True)
 
 
-def _array(name: str, wanted: str, field: pa.Field) -> ReadColumn:
+def _array(column: CatalogColumn, name: str, wanted: str, field: pa.Field) -> ReadColumn:
     """A one-dimensional array. Decimals travel as text: DuckDB would read their arrays as doubles."""
     element = wanted.removeprefix("list<").removesuffix(">")
     refused = f"(array_ndims({name}) > 1 or array_lower({name}, 1) <> 1)"
-    cast = "timestamptz" if element == "timestamp" else _CAST.get(element, "text")
+    cast = "timestamptz" if element == "timestamp" else _SENT.get(element, "text")
     if element == "timestamp":
         refused = f"({refused} or exists (select from unnest({name}) e where {beyond_years('e', 'timestamptz')}))"
     elif element == "date":
         refused = f"({refused} or exists (select from unnest({name}) e where {beyond_years('e', 'date')}))"
+    elif element.startswith("decimal") and column.element == "money":
+        refused = f"({refused} or {name}::numeric[] <> {name}::numeric(19,2)[])"
+        cast = "numeric[]::text"
     elif element.startswith("decimal"):
         refused = f"({refused} or 'NaN' = any({name}))"
     return ReadColumn(field, f"case when {refused} then null else {name} end::{cast}[]", refused, True)

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from lakehouse.errors import ConfigurationError, LakehouseError, SourceMismatch, SourceUnavailable
+from lakehouse.spec import Load
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -21,8 +22,10 @@ _SESSION = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "idle_in_transaction_session_timeout": "0",
+    "max_parallel_workers_per_gather": "0",
 }
-"""Session settings: text forms must not depend on the server's configuration, and the session that holds a snapshot idles."""
+"""Session settings: text forms must not depend on the server's configuration, the session that holds a snapshot idles, and a
+session is one process of the server, so that a declared load means what it says."""
 
 _DEFAULTS = {
     "connect_timeout": "10",
@@ -34,24 +37,34 @@ _DEFAULTS = {
 }
 """libpq parameters that the URL may override: a server that has gone is noticed within about a minute."""
 
+_DUCKDB_CONNECTING = re.compile(r'Unable to connect to Postgres at ".*": ')
 _REFUSED = re.compile(
     r"password|authentication|pg_hba|role .* does not exist|database .* does not exist|not permitted to log in|permission"
+    r"|does not support SSL|certificate|SSL error|sslmode"
 )
+_LOST = re.compile(
+    r"terminating connection|server closed the connection|connection .*(lost|reset|closed|timed out|refused)|EOF detected"
+    r"|could not (receive|send) data|no connection to the server|conflict with recovery"
+)
+_UNREADABLE = re.compile(r"invalid byte sequence for encoding|has no equivalent in encoding")
+_TIMEOUT = re.compile(r"due to (statement|lock) timeout")
 _MISSING = re.compile(r"(column|relation|table|schema) .* does not exist")
 _DENIED = re.compile(r"permission denied")
 
 
-def connection_string(url: str, source: str) -> str:
+def connection_string(url: str, source: str, load: Load, setting: str = "URL") -> str:
     """The libpq connection string of a source's URL, with the platform's session settings; ConfigurationError when malformed."""
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise ConfigurationError(
-            f"reading the URL of source {source!r}",
+            f"reading the {setting} of source {source!r}",
             allowed="postgresql://user:password@host:port/database[?parameter=value] with libpq's parameters",
-            remedy=f"Correct LAKEHOUSE_SOURCES__{source.upper()}__URL; percent-encode special characters of the password.",
+            remedy=f"Correct LAKEHOUSE_SOURCES__{source.upper()}__{setting}; percent-encode special characters of the password.",
         ) from None
-    options = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
+    timeouts = {"statement_timeout": load.statement_timeout, "lock_timeout": load.lock_timeout}
+    session = {**_SESSION, **{name: str(int(time.total_seconds() * 1000)) for name, time in timeouts.items()}}
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
     if given.get("options"):
         options = f"{options} {given['options']}"
     parameters = {**_DEFAULTS, **given, "client_encoding": "UTF8", "options": options}
@@ -87,9 +100,26 @@ def read_error(error: Exception, tried: str) -> LakehouseError:
             allowed="what was there when the run began",
             remedy="Run again; adapt the declaration if need be.",
         )
+    if found := _TIMEOUT.search(message):
+        return SourceUnavailable(
+            tried,
+            value=message,
+            allowed=f"statements within the {found[1]}_timeout of the source's declared load",
+            remedy=f"Run again when the server has less to do, or declare load=Load({found[1]}_timeout=…) on the source.",
+        )
     return SourceUnavailable(
         tried, value=message, allowed="rows until the end of the table", remedy="Look at the server's log, then run again."
     )
+
+
+def connection_lost(error: Exception) -> bool:
+    """Whether an error says that the connection is gone, or a replica ended a read for its replay: reading again may help."""
+    return _LOST.search(_one_line(str(error))) is not None
+
+
+def text_unreadable(error: Exception) -> bool:
+    """Whether the server has a text that it cannot give as UTF-8."""
+    return _UNREADABLE.search(_one_line(str(error))) is not None
 
 
 def _connect_error(message: str, conninfo: str, source: str) -> LakehouseError:
@@ -110,4 +140,5 @@ def _connect_error(message: str, conninfo: str, source: str) -> LakehouseError:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    """The message without line ends, and without the whole connection string that DuckDB puts into some."""
+    return _DUCKDB_CONNECTING.sub("connecting: ", " ".join(message.split()))

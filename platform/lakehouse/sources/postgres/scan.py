@@ -11,6 +11,8 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
+from time import sleep as rest
 
 import duckdb
 import pyarrow as pa
@@ -19,8 +21,9 @@ import pyarrow.compute as pc
 from lakehouse.errors import SchemaChanged
 from lakehouse.rows.duck import connect_duckdb, literal, load_extension
 from lakehouse.sources.postgres.columns import ReadColumn
-from lakehouse.sources.postgres.connect import read_error
+from lakehouse.sources.postgres.connect import connection_lost, read_error, text_unreadable
 from lakehouse.sources.prefetch import prefetched
+from lakehouse.spec import Load
 
 REFUSED = "_refused"
 """The extra column of a scan: true where a flagged column refuses its value."""
@@ -33,11 +36,24 @@ _BATCH_ROWS = 65_536
 _VECTOR_ROWS = 2_048
 """What DuckDB makes at a time; rows may be of any size, so these are gathered up to the bounds of a batch."""
 
-_PAGES_PER_RANGE = 4_096
+_PAGES_PER_RANGE = 2_048
+_LEAST_PAGES = 64
+_READ_AHEAD = "128KiB"
+"""What DuckDB makes before it is asked for. It counts 16 bytes for a text, so long texts make this twenty vectors by default."""
+
+_HELD_BYTES = 32 * 2**20
+"""A range is given out when it is whole, if it is no larger than this, so that a lost connection costs reading it again."""
+
+_ATTEMPTS = 3
+"""Readings of one range, the first included, when connections are lost."""
 
 
 class RefusedValue(Exception):
     """A batch holds a value that its column refuses; the caller finds out which."""
+
+
+class UnreadableText(Exception):
+    """The server has a text that it cannot give as UTF-8; the caller finds out which. Its argument is what the server said."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +78,38 @@ class Scan:
         return f"select {', '.join(values)} from {self.relation} where {condition}"
 
 
-def page_ranges(pages: int) -> tuple[str, ...]:
-    """Conditions on `ctid` that cover every row once; the last one is open, for pages that came since."""
-    starts = range(0, max(pages, 1), _PAGES_PER_RANGE)
-    ranges = [f"ctid >= '({start},0)' and ctid < '({start + _PAGES_PER_RANGE},0)'" for start in starts[:-1]]
+def page_ranges(pages: int, leaves: int = 1) -> tuple[str, ...]:
+    """Conditions on `ctid` that cover every row once; the last one is open, for pages that came since.
+
+    pages: of the longest of `leaves` heaps. A condition on a partitioned table takes the same pages of each of its partitions.
+    """
+    step = max(_PAGES_PER_RANGE // max(leaves, 1), min(_LEAST_PAGES, _PAGES_PER_RANGE))
+    starts = range(0, max(pages, 1), step)
+    ranges = [f"ctid >= '({start},0)' and ctid < '({start + step},0)'" for start in starts[:-1]]
     return (*ranges, f"ctid >= '({starts[-1]},0)'")
 
 
 class SnapshotScanner:
-    """DuckDB attached to one Postgres database, reading on one exported snapshot. Scans may run in several threads."""
+    """DuckDB attached to one Postgres database, reading on one exported snapshot. Scans may run in several threads.
 
-    def __init__(self, conninfo: str, snapshot: str, threads: int = 2) -> None:
+    One scan takes half of the declared connections, since two tables of a source are read at once.
+    """
+
+    def __init__(self, conninfo: str, snapshot: str, load: Load) -> None:
         self._conninfo = conninfo
         self._snapshot = snapshot
-        self._threads = threads
+        self._pause = load.pause.total_seconds()
+        self._threads = (load.connections + 1) // 2
+        self._slots = threading.BoundedSemaphore(load.connections)
         self._lock = threading.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
 
     def scan(self, scan: Scan, tried: str) -> Generator[pa.RecordBatch, None, None]:
-        """The rows, in no order. Raises RefusedValue, SchemaChanged, or what `read_error` makes of the server's error."""
+        """The rows, in no order.
+
+        A range whose connection is lost before any of its rows was given out is read again. Raises RefusedValue, UnreadableText,
+        SchemaChanged, or what `read_error` makes of the server's error.
+        """
         left: queue.SimpleQueue[str] = queue.SimpleQueue()
         for condition in scan.conditions:
             left.put(condition)
@@ -99,14 +128,34 @@ class SnapshotScanner:
         with suppress(queue.Empty):
             while True:
                 condition = left.get_nowait()
-                try:
-                    yield from self._read(scan, condition)
-                except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
+                yield from self._range(scan, condition, tried)
+                rest(self._pause)
+
+    def _range(self, scan: Scan, condition: str, tried: str) -> Generator[pa.RecordBatch, None, None]:
+        for attempt in count(1):
+            held: list[pa.RecordBatch] = []
+            size, given_out = 0, False
+            try:
+                with self._slots:
+                    for batch in self._read(scan, condition):
+                        held.append(batch)
+                        size += batch.nbytes
+                        if size > _HELD_BYTES:
+                            given_out = True
+                            yield from held
+                            held = []
+                break
+            except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
+                if text_unreadable(error):
+                    raise UnreadableText(" ".join(str(error).split())) from None
+                if given_out or attempt == _ATTEMPTS or not connection_lost(error):
                     raise read_error(error, tried) from None
+        yield from held
 
     def _read(self, scan: Scan, condition: str) -> Generator[pa.RecordBatch, None, None]:
         cursor = self._cursor()
         try:
+            cursor.execute(f"set streaming_buffer_size = '{_READ_AHEAD}'")
             cursor.execute("begin")
             join = f"set transaction snapshot {literal(self._snapshot)}"
             cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
