@@ -11,10 +11,13 @@ import pymongo
 import pytest
 from bson import Decimal128, Int64, ObjectId, Regex, Timestamp
 from bson.binary import Binary
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from lakehouse.errors import ConfigurationError, SourceMismatch, SourceUnavailable, ValueRefused
 from lakehouse.sources import SourceReader, mongodb, open_source
 from lakehouse.sources.mongodb.columns import decode
+from lakehouse.sources.mongodb.extended_json import EXACT
+from lakehouse.sources.mongodb.extent import date_extent
 from lakehouse.spec import Column, Source, Table, Window, days
 from tests.servers import Deployment
 
@@ -194,6 +197,95 @@ def test_a_dotted_date_cuts_windows_and_has_an_extent(mongo_database: str) -> No
     reader.close()
     window = Window(AT + timedelta(hours=1), AT + timedelta(hours=3))
     assert [row["id"] for row in load(mongo_database, table, window)] == ["1", "2"]
+
+
+def at_days(*numbers: float) -> list[Document]:
+    return [{"_id": str(number), "at": AT + timedelta(days=number)} for number in numbers]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [0],
+        [0, 0.3],
+        [-40, -39, -38, 0],
+        [-3000, -2, 0],
+        [-365_000, 0],
+        [*range(-60, 1)],
+        [-700_000, 2_900_000],
+        [-50, 365],
+    ],
+)
+def test_the_extent_is_exact_wherever_documents_lie(mongo_database: str, found: list[float]) -> None:
+    insert(mongo_database, "events", at_days(*found))
+    reader = reader_of(mongo_database, events())
+    with reader.snapshot() as snapshot:
+        for _ in ("looked for", "known from before"):
+            assert snapshot.extent(events(), "at") == (AT + timedelta(days=min(found)), AT + timedelta(days=max(found)))
+    reader.close()
+
+
+def test_an_extent_that_is_known_follows_documents_that_come_and_go(mongo_database: str) -> None:
+    insert(mongo_database, "events", at_days(0, 1, 2))
+    reader = reader_of(mongo_database, events())
+    with reader.snapshot() as snapshot, pymongo.MongoClient[Document](mongo_database) as client:
+        collection = client.get_default_database()["events"]
+
+        def extent() -> tuple[datetime, datetime] | None:
+            return snapshot.extent(events(), "at")
+
+        assert extent() == (AT, AT + timedelta(days=2))
+        collection.insert_many(at_days(-5, 9))
+        assert extent() == (AT - timedelta(days=5), AT + timedelta(days=9))
+        collection.delete_many({"_id": {"$in": ["-5", "9"]}})
+        assert extent() == (AT, AT + timedelta(days=2))
+        collection.delete_many({"_id": {"$in": ["1", "2"]}})
+        assert extent() == (AT, AT)
+        collection.delete_many({})
+        assert extent() is None
+        collection.insert_many(at_days(1))
+        assert extent() == (AT + timedelta(days=1), AT + timedelta(days=1))
+    reader.close()
+
+
+def test_the_extent_is_found_with_few_questions(mongo_database: str) -> None:
+    """The embedded server answers each in a millisecond; a run asks for the extent of each collection twice."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    insert(mongo_database, "events", [{"_id": n, "at": now - timedelta(hours=n)} for n in range(1, 24 * 90)])
+    asked = Finds()
+    monitored = pymongo.MongoClient[Document](mongo_database, event_listeners=[asked])
+    documents = monitored.get_default_database().get_collection("events", codec_options=EXACT)
+    milliseconds = int(now.timestamp() * 1000)
+    for most in (45, 4):
+        asked.count = 0
+        found = date_extent(documents, "at", milliseconds, limit_stops=False)
+        assert found == (milliseconds - 3_600_000 * (24 * 90 - 1), milliseconds - 3_600_000)
+        assert asked.count <= most
+    assert date_extent(documents, "at", milliseconds, limit_stops=True) == found
+    monitored.close()
+
+
+class Finds(CommandListener):
+    """Counts queries."""
+
+    count = 0
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.count += event.command_name == "find"
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+def test_a_list_of_dates_has_no_extent(mongo_database: str) -> None:
+    insert(mongo_database, "events", [{"_id": "a", "at": [AT, AT + timedelta(days=1)]}])
+    reader = reader_of(mongo_database, events())
+    with reader.snapshot() as snapshot, pytest.raises(ValueRefused, match="one date in each document"):
+        snapshot.extent(events(), "at")
+    reader.close()
 
 
 def test_the_position_says_that_it_cannot_be_exact(mongo_database: str) -> None:

@@ -16,7 +16,7 @@ from lakehouse.errors import SourceMismatch, ValueRefused
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.connect import Client, address, connect_error, open_client, read_error
 from lakehouse.sources.mongodb.extended_json import EXACT
-from lakehouse.sources.mongodb.extent import Documents, date_extent
+from lakehouse.sources.mongodb.extent import Documents, NotADate, date_extent
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
 from lakehouse.sources.prefetch import prefetched
 from lakehouse.sources.reader import SourceSnapshot
@@ -179,9 +179,16 @@ class MongoSnapshot:
             found = date_extent(self._reader.documents(table), path, now, limit_stops=not self._embedded)
         except PyMongoError as error:
             raise read_error(error, self._tried(table)) from None
+        except NotADate as error:
+            raise ValueRefused(
+                f"{self._tried(table)}: column {column!r}",
+                value=f"{error} as its least or greatest value",
+                allowed="one date in each document",
+                remedy="Correct the documents, or declare another column as the one that windows are cut by.",
+            ) from None
         if found is None:
             return None
-        low, high = (self._time(table, column, value) for value in found)
+        low, high = (_EPOCH + timedelta(milliseconds=value) for value in found)
         return low, high
 
     def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:
@@ -241,16 +248,6 @@ class MongoSnapshot:
         low = FIRST_MILLISECOND if window.low is None else _milliseconds_from(window.low)
         high = LAST_MILLISECOND if window.high is None else _milliseconds_from(window.high) - 1
         return {self._reader.time_path(table, column): {"$gte": DatetimeMS(low), "$lte": DatetimeMS(high)}}
-
-    def _time(self, table: Table, column: str, value: Any) -> datetime:
-        if isinstance(value, DatetimeMS) and FIRST_MILLISECOND <= int(value) <= LAST_MILLISECOND:
-            return _EPOCH + timedelta(milliseconds=int(value))
-        raise ValueRefused(
-            f"{self._tried(table)}: column {column!r}",
-            value=f"{value!r} as its least or greatest value",
-            allowed="dates of the years 1 to 9999",
-            remedy="Correct the documents.",
-        )
 
     def _tried(self, table: Table) -> str:
         return f"reading table {table.name!r} of source {self._reader.name!r}"
