@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bson
 import pymongo
 import pytest
 from bson import Decimal128, Int64, ObjectId, Regex, Timestamp
@@ -27,8 +28,8 @@ AT = datetime(2025, 11, 1, 12, tzinfo=UTC)
 ID = Column("id", "string", path="_id")
 
 
-def things(*columns: Column, **fields: Any) -> Table:
-    return Table("things", "snapshot", ("id",), columns=(ID, *columns), **fields)
+def things(*columns: Column, keep_document: bool = False, **fields: Any) -> Table:
+    return Table("things", "snapshot", ("id",), columns=(ID, *columns), keep_document=keep_document, **fields)
 
 
 def events(*columns: Column) -> Table:
@@ -160,14 +161,51 @@ def test_a_dropped_field_never_leaves_the_server(mongo_database: str, monkeypatc
     )
     replies: list[bytes] = []
 
-    def seen(reply: bytes, columns: Any) -> Any:
+    def seen(reply: bytes, *arguments: Any) -> Any:
         replies.append(reply)
-        return decode(reply, columns)
+        return decode(reply, *arguments)
 
     monkeypatch.setattr(mongodb, "decode", seen)
     assert load(mongo_database, table) == [{"id": "a", "profile": '{"name":"n"}', "n": 1}]
     assert b"name" in b"".join(replies)
     assert b"s3cret" not in b"".join(replies)
+
+
+@pytest.mark.parametrize("action", ["drop", "mask", "tokenise"])
+def test_a_personal_field_is_in_no_other_column_and_not_in_the_document(mongo_database: str, action: Any) -> None:
+    """Wherever the declaration has it: at the top, in an object that a column keeps whole, in the document itself."""
+    put = {"_id": "a", "secret": "s3cret", "profile": {"n": 1, "deep": {"phone": "s3cret", "kept": 2}}, "kept": Int64(2**60)}
+    insert(mongo_database, "things", [put, {"_id": "b", "profile": None, "kept": 1.5}])
+    table = things(
+        Column("secret", "string"),
+        Column("phone", "string", path="profile.deep.phone"),
+        Column("profile", "json"),
+        Column("deep", "json", path="profile.deep"),
+        keep_document=True,
+        personal={"secret": action, "phone": action},
+    )
+    rows = load(mongo_database, table)
+    assert rows[0].get("phone") == rows[0].get("secret") == (None if action == "drop" else "s3cret")  # protected on landing
+    assert json.loads(rows[0]["profile"]) == {"n": 1, "deep": {"kept": 2}}
+    assert rows[0]["deep"] == '{"kept":2}'
+    kept = {"_id": "a", "profile": {"n": 1, "deep": {"kept": 2}}, "kept": Int64(2**60)}
+    assert [row["_document"] for row in rows] == [bson.encode(kept), bson.encode({"_id": "b", "profile": None, "kept": 1.5})]
+
+
+def test_a_dropped_field_is_not_in_the_objects_of_a_list_either(mongo_database: str) -> None:
+    insert(mongo_database, "things", [{"_id": "a", "people": [{"name": "s3cret", "n": 1}, [{"name": "s3cret"}]]}])
+    table = things(Column("name", "string", path="people.name"), keep_document=True, personal={"name": "drop"})
+    assert b"s3cret" not in load(mongo_database, table)[0]["_document"]
+
+
+def test_the_document_is_kept_byte_for_byte_whatever_is_declared(mongo_database: str) -> None:
+    put: list[Document] = [
+        {"_id": "a", "undeclared": Decimal128("NaN"), "n": 1},
+        {"_id": "b", "": {"$x": [1, {"a.b": Int64(2)}]}, "n": 2},
+    ]
+    insert(mongo_database, "things", put)
+    rows = load(mongo_database, things(Column("n", "int32"), keep_document=True))
+    assert [row["_document"] for row in rows] == [bson.encode(document) for document in put]
 
 
 @pytest.mark.parametrize("lost", [{}, {"at": None}])

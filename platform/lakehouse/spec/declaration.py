@@ -18,6 +18,9 @@ Privacy = Literal["drop", "mask", "tokenise"]
 Kind = Literal["postgres", "mongodb"]
 TableFormat = Literal["iceberg"]
 
+DOCUMENT = "_document"
+"""The column that keeps a MongoDB document whole."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -70,6 +73,7 @@ class Table:
     lookback: how far behind the newest row a row may still arrive with an older time.
     personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
     relation: the name in the source, `schema.table` or a collection (default: the name).
+    keep_document: MongoDB: whether the whole document is kept as well, as BSON without its personal fields, in `_document`.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Table:
     personal: Mapping[str, Privacy] = field(default_factory=dict)
     relation: str | None = None
     description: str = ""
+    keep_document: bool = True
 
     def __post_init__(self) -> None:
         tried = f"declaring table {self.name!r}"
@@ -158,6 +163,13 @@ class Source:
             )
         if self.kind == "mongodb":
             for table in self.tables:
+                if table.keep_document and any(column.name == DOCUMENT for column in table.columns):
+                    raise DeclarationError(
+                        f"{tried}: table {table.name!r}: field 'columns'",
+                        value=DOCUMENT,
+                        allowed="other names: this column keeps the whole document",
+                        remedy=f'Write Column("document", …, path="{DOCUMENT}"), or keep_document=False.',
+                    )
                 if not table.columns:
                     raise DeclarationError(
                         f"{tried}: table {table.name!r}: field 'columns'",

@@ -15,12 +15,14 @@ from pymongo.errors import PyMongoError
 from lakehouse.errors import SourceMismatch, ValueRefused
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.connect import Client, address, connect_error, open_client, read_error
+from lakehouse.sources.mongodb.cutting import shortest
 from lakehouse.sources.mongodb.extended_json import EXACT
 from lakehouse.sources.mongodb.extent import Documents, NotADate, date_extent
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
 from lakehouse.sources.prefetch import prefetched
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Column, Position, Source, Table, Window
+from lakehouse.spec.declaration import DOCUMENT
 from lakehouse.spec.types import arrow_field, declared_type
 
 __all__ = ["MongoReader"]
@@ -28,6 +30,9 @@ __all__ = ["MongoReader"]
 _REPLY_DOCUMENTS = 5_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_WHOLE = PathColumn(
+    arrow_field(DOCUMENT, "binary", nullable=False, doc="The whole document as BSON, without its personal fields."), ()
+)
 
 
 class MongoReader:
@@ -107,7 +112,8 @@ class MongoReader:
                     allowed=", ".join(declared),
                     remedy=f'Add Column("{name}", …) to columns: a collection has no schema to find it in.',
                 )
-        return tuple(_path_column(column, table) for column in table.columns if table.personal.get(column.name) != "drop")
+        kept = tuple(_path_column(column, table) for column in table.columns if table.personal.get(column.name) != "drop")
+        return (*kept, _WHOLE) if table.keep_document else kept
 
     def documents(self, table: Table) -> Documents:
         """The collection of a table, decoding exactly."""
@@ -219,14 +225,14 @@ class MongoSnapshot:
     def _projection(self, table: Table, columns: Sequence[PathColumn]) -> dict[str, int] | None:
         """The fields that leave the server: never one that is dropped for privacy, whatever object it is in."""
         kept = {column.path for column in columns}
-        dropped = [tuple((c.path or c.name).split(".")) for c in table.columns if table.personal.get(c.name) == "drop"]
+        dropped = [_path(column) for column in table.columns if table.personal.get(column.name) == "drop"]
         if excluded := [path for path in dropped if path not in kept]:
-            return {".".join(path): 0 for path in excluded}
-        return None if self._embedded else dict.fromkeys((column.path[0] for column in columns), 1)
+            return {".".join(path): 0 for path in shortest(excluded)}
+        return None if self._embedded or _WHOLE in columns else dict.fromkeys((column.path[0] for column in columns), 1)
 
     def _decoded(self, table: Table, reply: bytes, columns: Sequence[PathColumn]) -> pa.RecordBatch:
         try:
-            return decode(reply, columns)
+            return decode(reply, columns, [_path(column) for column in table.columns if column.name in table.personal])
         except RefusedValue as refused:
             type_ = next((declared_type(c.field) for c in columns if c.field.name == refused.column), "one value")
             raise ValueRefused(
@@ -256,7 +262,11 @@ class MongoSnapshot:
 def _path_column(column: Column, table: Table) -> PathColumn:
     nullable = column.nullable and column.name not in table.key
     field = arrow_field(column.name, "".join(column.type.split()), nullable=nullable, doc=column.description)
-    return PathColumn(field, tuple((column.path or column.name).split(".")))
+    return PathColumn(field, _path(column))
+
+
+def _path(column: Column) -> tuple[str, ...]:
+    return tuple((column.path or column.name).split("."))
 
 
 def _milliseconds_from(at: datetime) -> int:

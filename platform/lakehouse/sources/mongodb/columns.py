@@ -19,7 +19,7 @@ anything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 
 from lakehouse.sources.mongodb import bson_scan
 from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_fields
+from lakehouse.sources.mongodb.cutting import Path, without
 from lakehouse.sources.mongodb.values import DAY_MILLISECONDS, FIRST_MILLISECOND, LAST_MILLISECOND, Misfit, converter, decoded
 from lakehouse.spec.types import declared_type
 
@@ -47,25 +48,51 @@ class RefusedValue(Exception):
 
 @dataclass(frozen=True)
 class PathColumn:
-    """One column: its Arrow field and where a document has it."""
+    """One column: its Arrow field and where a document has it; the empty path is the document itself."""
 
     field: pa.Field
     path: tuple[str, ...]
 
 
-def decode(documents: bytes, columns: Sequence[PathColumn]) -> pa.RecordBatch:
-    """The columns of the documents that `documents` holds one after the other; RefusedValue, DamagedData."""
-    names = {name for column in columns for name in column.path}
-    chunk = Chunk(documents, max((len(name.encode()) for name in names), default=0) + 1)
+def decode(documents: bytes, columns: Sequence[PathColumn], personal: Sequence[Path] = ()) -> pa.RecordBatch:
+    """The columns of the documents that `documents` holds one after the other; RefusedValue, DamagedData.
+
+    personal: paths that only the columns at them, or under them, may see.
+    """
+    names = {name for path in (*(column.path for column in columns), *personal) for name in path}
+    longest = max((len(name.encode()) for name in names), default=0) + 1
+    chunk = Chunk(documents, longest)
     starts = chunk.starts()
-    values = _find(chunk, starts, columns)
-    arrays = []
-    for column, found in zip(columns, values, strict=True):
+    allowed = [column for column in columns if any(column.path[: len(path)] == path for path in personal)]
+    arrays = dict(_arrays(chunk, starts, allowed))
+    others = [column for column in columns if column.field.name not in arrays]
+    if any(path[: len(column.path)] == column.path for column in others for path in personal):
         try:
-            arrays.append(_Column(chunk, found[0], found[1], column.field).array())
+            chunk = Chunk(without(chunk, starts, personal), longest)
+        except RepeatedField as repeated:
+            raise RefusedValue(repeated.name, "unknown", "the field twice in a document") from None
+        starts = chunk.starts()
+    arrays.update(_arrays(chunk, starts, others))
+    schema = pa.schema([column.field for column in columns])
+    return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def _arrays(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> Iterator[tuple[str, pa.Array]]:
+    at_paths = [column for column in columns if column.path]
+    for column, found in zip(at_paths, _find(chunk, starts, at_paths), strict=True):
+        try:
+            yield column.field.name, _Column(chunk, found[0], found[1], column.field).array()
         except _RefusedAt as at:
             raise RefusedValue(column.field.name, _identity(chunk, starts[at.document]), at.found) from None
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([column.field for column in columns]))
+    for column in columns:
+        if not column.path:
+            yield column.field.name, _whole(chunk, starts)
+
+
+def _whole(chunk: Chunk, starts: Ints) -> pa.Array:
+    """Each document as it is, without a copy."""
+    offsets = np.append(starts, chunk.size).astype(np.int32)
+    return pa.BinaryArray.from_buffers(pa.binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)])
 
 
 class _RefusedAt(Exception):
