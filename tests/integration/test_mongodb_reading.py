@@ -126,7 +126,7 @@ def test_json_keeps_what_the_server_keeps(mongo_database: str) -> None:
         ("int64", None, 1.5, "double 1.5"),
         ("float64", None, Int64(2**53 + 1), "long 9007199254740993"),
         ("string", None, 7, "int 7"),
-        ("list<string>", None, ["a", 7], "array 7"),
+        ("list<string>", None, ["a", 7], "int 7 in its list"),
         ("string", "v.name", "flat", "string flat at 'v', not an object"),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
+import bson
 import psycopg
 import pymongo
 
@@ -177,3 +179,14 @@ def test_documents_keep_their_lists_and_objects(shop: Shop) -> None:
     row = next(row for row in shop.published("clicks__clicks") if row["_id"] == str(document["_id"]))
     assert row["tags"] == document["tags"]
     assert '"deep"' in row["extra"]
+    assert json.loads(row["device"]) == {
+        "os": "ž",
+        "sizes": [document["device"]["sizes"][0]],
+        "seen": [{"at": "2026-01-01T02:00:00.000000Z", "n": document["device"]["undeclared"]}, {"at": None, "n": None}],
+    }
+    assert bson.decode(_kept(shop, row["_id"])) == document
+
+
+def _kept(shop: Shop, identity: str) -> bytes:
+    kept = {row["_id"]: row["kept"] for row in shop.published("clicks__clicks", "_id, hex(_document) as kept")}
+    return bytes.fromhex(kept[identity])

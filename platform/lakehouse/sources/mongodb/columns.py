@@ -12,6 +12,7 @@
 | binary | binData of subtype 0 |
 | json | everything, as Extended JSON (`extended_json.py`) |
 | list<T> | array of what T takes |
+| struct<name: T, ...> | object; what T takes at each name, null where it is absent. Other fields of the object are left out |
 
 Anything else is refused. A dotted path goes through objects: it is null where one is absent or null, and refused where it meets
 anything else.
@@ -28,10 +29,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.sources.mongodb import bson_scan
-from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_fields
+from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_elements, find_fields
 from lakehouse.sources.mongodb.cutting import Path, without
 from lakehouse.sources.mongodb.values import DAY_MILLISECONDS, FIRST_MILLISECOND, LAST_MILLISECOND, Misfit, converter, decoded
-from lakehouse.spec.types import declared_type
+from lakehouse.spec.types import arrow_field, declared_type, list_element, struct_fields
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -60,6 +61,7 @@ def decode(documents: bytes, columns: Sequence[PathColumn], personal: Sequence[P
     personal: paths that only the columns at them, or under them, may see.
     """
     names = {name for path in (*(column.path for column in columns), *personal) for name in path}
+    names |= {name for column in columns for name in _names_of(column.field.type)}
     longest = max((len(name.encode()) for name in names), default=0) + 1
     chunk = Chunk(documents, longest)
     starts = chunk.starts()
@@ -75,6 +77,16 @@ def decode(documents: bytes, columns: Sequence[PathColumn], personal: Sequence[P
     arrays.update(_arrays(chunk, starts, others))
     schema = pa.schema([column.field for column in columns])
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def _names_of(type_: pa.DataType) -> Iterator[str]:
+    """The names of all fields of structs in a type."""
+    if pa.types.is_list(type_):
+        yield from _names_of(type_.value_type)
+    elif pa.types.is_struct(type_):
+        for field in type_:
+            yield field.name
+            yield from _names_of(field.type)
 
 
 def _arrays(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> Iterator[tuple[str, pa.Array]]:
@@ -196,6 +208,10 @@ class _Column:
         """The Arrow array; _RefusedAt names the first document with a value that does not fit."""
         if not self.field.nullable and self.null.any():
             raise _RefusedAt(int(np.nonzero(self.null)[0][0]), "nothing where a value is required")
+        if (element := list_element(self.declared)) is not None:
+            return self.lists(element)
+        if (fields := struct_fields(self.declared)) is not None:
+            return self.structs(fields)
         build = _BUILD.get(self.declared, _Column._one_by_one)
         array: pa.Array = build(self)
         return array
@@ -279,6 +295,37 @@ class _Column:
             text = np.zeros(len(text), bool)
             array = pa.nulls(len(text), pa.string())
         return self._with_rest(array, text)
+
+    def lists(self, element: str) -> pa.Array:
+        inside = self.where(bson_scan.ARRAY)
+        self.rest(inside)
+        documents = np.nonzero(inside)[0]
+        found = find_elements(self.chunk, self.positions[documents])
+        owners = documents[found.owners]
+        try:
+            values = _Column(self.chunk, found.types, found.positions, arrow_field("element", element)).array()
+        except _RefusedAt as at:
+            raise _RefusedAt(int(owners[at.document]), f"{at.found} in its list") from None
+        offsets = np.zeros(len(inside) + 1, np.int32)
+        np.cumsum(np.bincount(owners, minlength=len(inside)), out=offsets[1:])
+        return pa.ListArray.from_arrays(pa.array(offsets), values, type=self.field.type, mask=pa.array(~inside))
+
+    def structs(self, fields: Sequence[tuple[str, str]]) -> pa.Array:
+        inside = self.where(bson_scan.DOCUMENT)
+        self.rest(inside)
+        rows = np.nonzero(inside)[0]
+        try:
+            found = find_fields(self.chunk, self.positions[rows], [name for name, _ in fields])
+        except RepeatedField as repeated:
+            raise _RefusedAt(int(rows[repeated.document]), f"object with the field {repeated.name!r} twice") from None
+        children = []
+        for i, (name, declared) in enumerate(fields):
+            types, positions = _spread(found.types[i], found.positions[i], rows, len(inside))
+            try:
+                children.append(_Column(self.chunk, types, positions, arrow_field(name, declared)).array())
+            except _RefusedAt as at:
+                raise _RefusedAt(at.document, f"{at.found} at {name!r} in its object") from None
+        return pa.StructArray.from_arrays(children, fields=list(self.field.type), mask=pa.array(~inside))
 
     def _hex(self, ids: Mask) -> pa.Array:
         """ObjectIds as 24 hexadecimal digits."""

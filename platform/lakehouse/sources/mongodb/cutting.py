@@ -48,4 +48,4 @@ def without(chunk: Chunk, starts: Ints, paths: Iterable[Path]) -> bytes:
     if not edges.any():
         return bytes(data)
     kept = np.cumsum(edges[:-1], dtype=np.int8) == 0
-    return np.frombuffer(data, np.uint8)[kept].tobytes()
+    return bytes(np.frombuffer(data, np.uint8)[kept])
