@@ -17,6 +17,7 @@ Deletes = Literal["none", "sweep"]
 Privacy = Literal["drop", "mask", "tokenise"]
 Kind = Literal["postgres", "mongodb"]
 TableFormat = Literal["iceberg"]
+Mixed = Literal["refuse", "widen", "split"]
 
 DOCUMENT = "_document"
 """The column that keeps a MongoDB document whole."""
@@ -49,6 +50,9 @@ class Column:
     """One column, where the source does not say it all.
 
     type: see `lakehouse.spec.types`. path: where a MongoDB document has it, dotted (default: the name).
+    mixed: what becomes of a value of a MongoDB document that `type` does not hold exactly. `refuse`: its row is refused by name.
+      `widen`: a `string` column takes every value, what is no text as Extended JSON. `split`: columns of the same path share
+      its values, the first that holds one has it and the others are null; what none of them holds is refused.
     """
 
     name: str
@@ -56,9 +60,18 @@ class Column:
     description: str = ""
     nullable: bool = True
     path: str | None = None
+    mixed: Mixed = "refuse"
 
     def __post_init__(self) -> None:
         arrow_type(self.type)
+        _check(f"declaring column {self.name!r}", "mixed", self.mixed, get_args(Mixed))
+        if self.mixed == "widen" and self.type.strip() != "string":
+            raise DeclarationError(
+                f"declaring column {self.name!r}: field 'mixed'",
+                value=f"'widen' for type {self.type}",
+                allowed="'widen' with type string only; numbers widen by themselves: float64 takes every number that it holds",
+                remedy="Declare the column as string or json, or as several columns of one path with mixed='split'.",
+            )
 
 
 @dataclass(frozen=True)

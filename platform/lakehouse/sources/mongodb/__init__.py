@@ -262,7 +262,7 @@ class MongoSnapshot:
 def _path_column(column: Column, table: Table) -> PathColumn:
     nullable = column.nullable and column.name not in table.key
     field = arrow_field(column.name, "".join(column.type.split()), nullable=nullable, doc=column.description)
-    return PathColumn(field, _path(column))
+    return PathColumn(field, _path(column), column.mixed)
 
 
 def _path(column: Column) -> tuple[str, ...]:

@@ -31,7 +31,15 @@ import pyarrow.compute as pc
 from lakehouse.sources.mongodb import bson_scan
 from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_elements, find_fields
 from lakehouse.sources.mongodb.cutting import Path, without
-from lakehouse.sources.mongodb.values import DAY_MILLISECONDS, FIRST_MILLISECOND, LAST_MILLISECOND, Misfit, converter, decoded
+from lakehouse.sources.mongodb.values import (
+    DAY_MILLISECONDS,
+    FIRST_MILLISECOND,
+    LAST_MILLISECOND,
+    Misfit,
+    any_text,
+    converter,
+    decoded,
+)
 from lakehouse.spec.types import arrow_field, declared_type, list_element, struct_fields
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -49,10 +57,11 @@ class RefusedValue(Exception):
 
 @dataclass(frozen=True)
 class PathColumn:
-    """One column: its Arrow field and where a document has it; the empty path is the document itself."""
+    """One column: its Arrow field and where a document has it; the empty path is the document itself. mixed: see `Column`."""
 
     field: pa.Field
     path: tuple[str, ...]
+    mixed: str = "refuse"
 
 
 def decode(documents: bytes, columns: Sequence[PathColumn], personal: Sequence[Path] = ()) -> pa.RecordBatch:
@@ -91,11 +100,19 @@ def _names_of(type_: pa.DataType) -> Iterator[str]:
 
 def _arrays(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> Iterator[tuple[str, pa.Array]]:
     at_paths = [column for column in columns if column.path]
-    for column, found in zip(at_paths, _find(chunk, starts, at_paths), strict=True):
+    left: dict[Path, Bytes] = {}  # of each path that is split, the types of the values that no column has taken yet
+    last = {column.path: column for column in at_paths if column.mixed == "split"}
+    for column, (types, positions) in zip(at_paths, _find(chunk, starts, at_paths), strict=True):
         try:
-            yield column.field.name, _Column(chunk, found[0], found[1], column.field).array()
+            if column.mixed != "split" or last[column.path] is column:
+                types = left.get(column.path, types)
+                yield column.field.name, _Column(chunk, types, positions, column.field, widen=column.mixed == "widen").array()
+                continue
         except _RefusedAt as at:
             raise RefusedValue(column.field.name, _identity(chunk, starts[at.document]), at.found) from None
+        array, passed = _passing(chunk, left.get(column.path, types), positions, column.field)
+        left[column.path] = np.where(passed, types, bson_scan.ABSENT).astype(np.uint8)
+        yield column.field.name, array
     for column in columns:
         if not column.path:
             yield column.field.name, _whole(chunk, starts)
@@ -196,13 +213,19 @@ def _identity(chunk: Chunk, start: np.int64) -> str:
 class _Column:
     """One column of a chunk on its way to Arrow: what numpy can take at once, then the rest one by one."""
 
-    def __init__(self, chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field) -> None:
+    def __init__(
+        self, chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field, *, widen: bool = False, passes: bool = False
+    ) -> None:
+        """widen: text takes every value. passes: what does not fit is null, and told in `passed`."""
         self.chunk = chunk
         self.types = types
         self.positions = positions
         self.field = field
         self.declared = declared_type(field)
         self.null = _is_null(types)
+        self.passed = np.zeros(len(types), bool)
+        self.convert = any_text if widen else converter(self.declared)
+        self.passes = passes
 
     def array(self) -> pa.Array:
         """The Arrow array; _RefusedAt names the first document with a value that does not fit."""
@@ -233,7 +256,6 @@ class _Column:
         left = np.nonzero(~done & ~self.null)[0]
         if not len(left):
             return left, []
-        convert = converter(self.declared)
         positions = self.positions[left]
         ends = bson_scan.after_value(self.chunk, self.types[left], positions, np.full(len(left), self.chunk.size))
         values = []
@@ -241,10 +263,13 @@ class _Column:
             left.tolist(), self.types[left].tolist(), positions.tolist(), ends.tolist(), strict=True
         ):
             try:
-                values.append(convert(decoded(kind, self.chunk.data[start:end])))
+                values.append(self.convert(decoded(kind, self.chunk.data[start:end])))
             except Misfit as misfit:
-                raise _RefusedAt(document, f"{bson_scan.TYPE_NAMES[kind]} {misfit}") from None
-        return left, values
+                if not self.passes:
+                    raise _RefusedAt(document, f"{bson_scan.TYPE_NAMES[kind]} {misfit}") from None
+                self.passed[document] = True
+        self.null |= self.passed
+        return left[~self.passed[left]], values
 
     def finish(self, values: Any, done: Mask) -> pa.Array:
         """The array of fixed-width values, the rest filled in."""
@@ -348,6 +373,18 @@ class _Column:
 
     def _one_by_one(self) -> pa.Array:
         return self._with_rest(pa.nulls(len(self.types), self.field.type), np.zeros(len(self.types), bool))
+
+
+def _passing(chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field) -> tuple[pa.Array, Mask]:
+    """A column with null for what its type does not hold, and where that was."""
+    column = _Column(chunk, types, positions, field, passes=True)
+    try:
+        return column.array(), column.passed
+    except _RefusedAt:  # in a list or an object: each document by itself
+        if len(types) == 1:
+            return pa.nulls(1, field.type), np.ones(1, bool)
+    parts = [_passing(chunk, types[i : i + 1], positions[i : i + 1], field) for i in range(len(types))]
+    return pa.concat_arrays([array for array, _ in parts]), np.concatenate([passed for _, passed in parts])
 
 
 def _slices(chunk: Chunk, starts: Ints, lengths: Ints, mask: Mask) -> pa.Array:

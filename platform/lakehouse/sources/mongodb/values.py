@@ -123,6 +123,14 @@ def _string(value: Any) -> str:
     raise _misfit(value)
 
 
+def any_text(value: Any) -> str:
+    """What a string column takes of any value: what is text as ever, everything else as Extended JSON."""
+    try:
+        return _string(value)
+    except Misfit:
+        return json_text(value)
+
+
 def _binary(value: Any) -> bytes:
     if isinstance(value, bytes) and not isinstance(value, Binary):
         return value
