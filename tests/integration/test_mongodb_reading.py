@@ -15,7 +15,8 @@ from bson.binary import Binary
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from lakehouse.errors import ConfigurationError, SourceMismatch, SourceUnavailable, ValueRefused
-from lakehouse.sources import SourceReader, mongodb, open_source
+from lakehouse.sources import SourceReader, open_source
+from lakehouse.sources.mongodb import snapshot as snapshots
 from lakehouse.sources.mongodb.columns import decode
 from lakehouse.sources.mongodb.extended_json import EXACT
 from lakehouse.sources.mongodb.extent import date_extent
@@ -142,7 +143,7 @@ def test_a_value_of_another_type_is_refused_by_table_field_and_id(
 
 
 def test_a_collection_larger_than_a_reply_is_read_whole(mongo_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mongodb, "_REPLY_DOCUMENTS", 10)
+    monkeypatch.setattr(snapshots, "REPLY_DOCUMENTS", 10)
     insert(mongo_database, "events", [{"_id": f"{number:03}", "at": AT + timedelta(minutes=number)} for number in range(105)])
     table = events()
     assert [row["id"] for row in load(mongo_database, table)] == [f"{number:03}" for number in range(105)]
@@ -165,7 +166,7 @@ def test_a_dropped_field_never_leaves_the_server(mongo_database: str, monkeypatc
         replies.append(reply)
         return decode(reply, *arguments)
 
-    monkeypatch.setattr(mongodb, "decode", seen)
+    monkeypatch.setattr(snapshots, "decode", seen)
     assert load(mongo_database, table) == [{"id": "a", "profile": '{"name":"n"}', "n": 1}]
     assert b"name" in b"".join(replies)
     assert b"s3cret" not in b"".join(replies)
@@ -350,7 +351,7 @@ def test_a_url_without_a_database_is_an_error_that_says_so() -> None:
 def test_a_server_that_is_killed_while_it_is_read_is_an_error(
     own_deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongodb, "_REPLY_DOCUMENTS", 20)
+    monkeypatch.setattr(snapshots, "REPLY_DOCUMENTS", 20)
     url = own_deployment.start(["mongodb"]).source_url("chronochat_mongo") + "&serverSelectionTimeoutMS=1000"
     insert(url, "things", [{"_id": str(number), "v": "x" * 1000} for number in range(400)])
     table = things(Column("v", "string"))

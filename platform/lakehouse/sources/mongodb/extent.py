@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bson.datetime_ms import DatetimeMS
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
 from lakehouse.sources.mongodb.values import DAY_MILLISECONDS, FIRST_MILLISECOND, LAST_MILLISECOND
@@ -53,12 +54,14 @@ KNOWN = KnownExtents()
 """Of this process: a run asks once which days are due, and again when it reads them."""
 
 
-def date_extent(documents: Documents, field: str, now: int, *, limit_stops: bool) -> Extent | None:
+def date_extent(
+    documents: Documents, field: str, now: int, *, limit_stops: bool, session: ClientSession | None = None
+) -> Extent | None:
     """The least and the greatest date of `field` in milliseconds, of the years 1 to 9999; None when there is none, NotADate.
 
-    now: the server's clock in milliseconds. limit_stops: the server stops at a query's limit.
+    now: the server's clock in milliseconds. limit_stops: the server stops at a query's limit. session: to read in.
     """
-    search = _Search(documents, field)
+    search = _Search(documents, field, session)
     if limit_stops:
         last = search.last(FIRST_MILLISECOND, LAST_MILLISECOND)
         first = search.first(FIRST_MILLISECOND, LAST_MILLISECOND)
@@ -92,7 +95,8 @@ def downwards(now: int) -> Iterator[Extent]:
 class _Search:
     """Questions about one field of one collection."""
 
-    def __init__(self, documents: Documents, field: str) -> None:
+    def __init__(self, documents: Documents, field: str, session: ClientSession | None) -> None:
+        self._session = session
         self._documents = documents
         self._field = field
 
@@ -154,7 +158,11 @@ class _Search:
 
     def _edge(self, low: int, high: int, direction: int) -> int | None:
         condition = {self._field: {"$gte": DatetimeMS(low), "$lte": DatetimeMS(high)}}
-        found = self._documents.find(condition, {self._field: 1, "_id": 0}).sort(self._field, direction).limit(1)
+        found = (
+            self._documents.find(condition, {self._field: 1, "_id": 0}, session=self._session)
+            .sort(self._field, direction)
+            .limit(1)
+        )
         for document in found:
             value: Any = document
             for name in self._field.split("."):
