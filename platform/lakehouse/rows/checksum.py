@@ -5,7 +5,8 @@ A row's digest is the lower 64 bits of the MD5 of its canonical text; a relation
 
 The canonical text is, for each column that is not null, in the order of names: name, `=`, length in bytes, `:`, value. A column
 that was added later and is null changes no digest. Values: integers, booleans, strings and decimals as their text, doubles as the
-shortest text that reads back, timestamps as microseconds since 1970 UTC, dates as days since 1970, binary as hex, lists as JSON.
+shortest text that reads back, timestamps as microseconds since 1970 UTC, dates as days since 1970, binary as the MD5 of its bytes in
+hex, lists and structs as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _text(name: str, type_: pa.DataType) -> str:
     if pa.types.is_date(type_):
         return f"(epoch_us({column}::timestamp) // 86400000000)::varchar"
     if pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_):
-        return f"hex({column}::blob)"
+        return f"md5({column}::blob)"
     if pa.types.is_nested(type_):
         return f"to_json({column})::varchar"
     return f"{column}::varchar"
