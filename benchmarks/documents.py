@@ -1,9 +1,9 @@
 """One way to read a collection, in a process of its own: `python -m benchmarks.documents WAY URL`.
 `load URL COUNT` fills the collection first.
 
-Prints, as its last line, `{"rows": n, "seconds": s, "cpu_seconds": c}`. `drain` throws the replies away (rows: their bytes); `typed`
-writes eight typed columns and the whole document as raw Parquet, with their checksum; `nested` a list and a struct as well;
-`arrow` stops before Parquet.
+Prints, as its last line, `{"rows": n, "seconds": s, "cpu_seconds": c}`. `drain` throws the replies away (rows: their bytes);
+`typed` writes eight typed columns and the whole document as raw Parquet, with their checksum; `nested` a list and a struct as
+well; `arrow` stops before Parquet.
 """
 
 from __future__ import annotations

@@ -55,9 +55,17 @@ def _body(document: bytes) -> bytes:
 
 def _hello() -> dict[str, Any]:
     return {
-        "helloOk": True, "isWritablePrimary": True, "ismaster": True, "maxBsonObjectSize": 16 << 20,
-        "maxMessageSizeBytes": 48_000_000, "maxWriteBatchSize": 100_000, "localTime": datetime.now(UTC), "minWireVersion": 0, "maxWireVersion": 21, "ok": 1.0,
-    }  # fmt: skip
+        "helloOk": True,
+        "isWritablePrimary": True,
+        "ismaster": True,
+        "maxBsonObjectSize": 16 << 20,
+        "maxMessageSizeBytes": 48_000_000,
+        "maxWriteBatchSize": 100_000,
+        "localTime": datetime.now(UTC),
+        "minWireVersion": 0,
+        "maxWireVersion": 21,
+        "ok": 1.0,
+    }
 
 
 def _answer(command: dict[str, Any], replies: Replies) -> bytes:

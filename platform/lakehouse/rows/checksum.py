@@ -5,8 +5,8 @@ A row's digest is the lower 64 bits of the MD5 of its canonical text; a relation
 
 The canonical text is, for each column that is not null, in the order of names: name, `=`, length in bytes, `:`, value. A column
 that was added later and is null changes no digest. Values: integers, booleans, strings and decimals as their text, doubles as the
-shortest text that reads back, timestamps as microseconds since 1970 UTC, dates as days since 1970, binary as the MD5 of its bytes in
-hex, lists and structs as JSON.
+shortest text that reads back, timestamps as microseconds since 1970 UTC, dates as days since 1970, binary as the MD5 of its bytes
+in hex, lists and structs as JSON.
 """
 
 from __future__ import annotations
