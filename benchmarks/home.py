@@ -54,9 +54,13 @@ class Home:
 
     def step(self, *arguments: str) -> Step:
         """Run one hop as a process of its own; see `benchmarks.step`."""
-        ended = self.python("-m", "benchmarks.step", *arguments)
-        told = json.loads(ended.output.splitlines()[-1])
-        return Step(told["rows"], Ended(ended.output, told["seconds"], told["cpu_seconds"], ended.peak_rss_mb))
+        return told(self.python("-m", "benchmarks.step", *arguments))
+
+
+def told(ended: Ended) -> Step:
+    """What a process tells of itself in its last line."""
+    last = json.loads(ended.output.splitlines()[-1])
+    return Step(last["rows"], Ended(ended.output, last["seconds"], last["cpu_seconds"], ended.peak_rss_mb))
 
 
 @contextmanager

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.beside import fake_server, other_python
 from benchmarks.extraction.comparison import extract as compare_extraction
-from benchmarks.home import Home, Step, own_home
+from benchmarks.home import Home, Step, own_home, told
+from benchmarks.measuring import run
 from benchmarks.results import Measurement
 
+WAYS = {
+    "drain": "drained to nothing",
+    "typed": "lakehouse, 8 columns and the document",
+    "nested": "lakehouse, a list and a struct too",
+}
+"""Ways of `benchmarks.documents`, as the table names them."""
 API_LOGS = "chronochat.api_logs"
 OTHERS = (
     "chronochat.users",
@@ -21,10 +32,12 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class Size:
-    """How much to measure, and how often. rows: API logs of `path`. users: of the example application."""
+    """How much to measure, and how often. rows: API logs of `path`. users: of the example application.
+    documents: of `documents`."""
 
     rows: int = 1_000_000
     users: int = 2_000
+    documents: int = 300_000
     repetitions: int = 3
 
 
@@ -113,8 +126,48 @@ def extract(size: Size, say: Say) -> list[Measurement]:
     return compare_extraction((size.rows * 5, size.rows), size.rows // 50, size.repetitions, say)
 
 
+def documents(size: Size, say: Say) -> list[Measurement]:
+    """Documents of mixed shape to raw Parquet, the whole document kept: from prebuilt replies, and from the embedded server.
+
+    Each against the same replies drained to nothing; from prebuilt replies also against pymongoarrow with an explicit schema, in
+    an environment of its own, where that can be installed.
+    """
+    with fake_server(size.documents) as url, other_python("pymongoarrow", say) as python:
+        measured = _ways(size, say, "prebuilt replies", url, goal=size.documents / 350_000)
+        if python is not None:
+            command = [python, "benchmarks/other_pymongoarrow.py", url]
+            ended = [told(run(command, os.environ)).ended for _ in range(size.repetitions)]
+            measured.append(Measurement.of("prebuilt replies: pymongoarrow, 8 columns", ended, rows=size.documents))
+    with own_home() as home:
+        home.lakehouse("up")
+        url = json.loads(home.lakehouse("env", "--format", "json").output)["CHRONOCHAT_MONGO_URL"]
+        say(f"loading {size.documents:,} documents")
+        home.python("-m", "benchmarks.documents", "load", url, str(size.documents))
+        measured += _ways(size, say, "embedded server", url)
+    return measured
+
+
+def _ways(size: Size, say: Say, origin: str, url: str, goal: float | None = None) -> list[Measurement]:
+    """Drained, typed, nested; the goal is that of the typed columns with the whole document."""
+    measured = []
+    for way, tool in WAYS.items():
+        command = [sys.executable, "-m", "benchmarks.documents", way, url]
+        ended = [told(run(command, os.environ)).ended for _ in range(size.repetitions)]
+        say(f"{origin}: {tool}: {ended[-1].seconds:.2f} s")
+        limit = goal if way == "typed" else None
+        measured.append(Measurement.of(f"{origin}: {tool}", ended, rows=size.documents, goal=limit))
+    return measured
+
+
 def _stop(home: Home) -> None:
     home.lakehouse("down")
 
 
-BENCHMARKS: dict[str, Benchmark] = {"path": path, "empty": empty, "definitions": definitions, "up": up, "extract": extract}
+BENCHMARKS: dict[str, Benchmark] = {
+    "path": path,
+    "empty": empty,
+    "definitions": definitions,
+    "up": up,
+    "extract": extract,
+    "documents": documents,
+}

@@ -56,6 +56,7 @@ CLICKS = Source(
                 Column("page", "string", "Which page"),
                 Column("tags", "list<string>", "Labels"),
                 Column("extra", "json", "Anything"),
+                Column("device", "struct<os: string, sizes: list<int32>, seen: list<struct<at:timestamp, n:int64>>>", "What on"),
             ),
         ),
     ),
@@ -119,6 +120,7 @@ class Shop:
                     "page": f"/p/{i % 5}",
                     "tags": ["a", str(i)],
                     "extra": {"n": i, "deep": {"x": None}},
+                    "device": {"os": "ž", "sizes": [i], "seen": [{"at": at, "n": i}, {}], "undeclared": i} if i else None,
                 }
                 for i in range(count)
             )

@@ -34,6 +34,8 @@ EVERY_TYPE = {
     "tags": "list<string>",
     "numbers": "list<int64>",
     "documents": "list<json>",
+    "object": "struct<a:int64,deep:struct<at:timestamp,blob:binary,tags:list<string>>,odd name's:json>".replace(" ", "_"),
+    "objects": "list<struct<n:decimal(9,2),inner:list<struct<x:float64>>>>",
 }
 
 
@@ -63,8 +65,21 @@ def test_every_type_comes_back_as_it_was_declared(lake: Lake) -> None:
             "tags": ["a", None, ""],
             "numbers": [],
             "documents": ["{}", None],
+            "object": {
+                "a": 2**62,
+                "deep": {"at": datetime(2026, 1, 31, tzinfo=UTC), "blob": b"\xff", "tags": [None, "t"]},
+                "odd_name's": "{}",
+            },
+            "objects": [{"n": Decimal("1.50"), "inner": [{"x": float("-inf")}, None]}, None, {"n": None, "inner": []}],
         },
-        {"id": 2, "changed": datetime(1, 1, 1, tzinfo=UTC), "double": float("inf"), "tags": None, "numbers": [1, 2]},
+        {
+            "id": 2,
+            "changed": datetime(1, 1, 1, tzinfo=UTC),
+            "double": float("inf"),
+            "tags": None,
+            "numbers": [1, 2],
+            "objects": [],
+        },
         {"id": 3, "changed": datetime(9999, 12, 31, tzinfo=UTC), "text": "x" * 100_000, "born": date(9999, 12, 31)},
     ]
     log.write("upsert", rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -131,6 +132,11 @@ def test_an_empty_table_can_be_published(warehouse: Warehouse) -> None:
     assert published_rows(warehouse, lake) == []
 
 
+NESTED = (
+    "struct<n:int64,x:float64,s:float32,d:decimal(38,9),t:timestamp,day:date,b:binary,text:string,ok:bool,tags:list<string>,"
+    "in:struct<a:int32>>"
+)
+NOTHING_IN_IT = dict.fromkeys(["n", "x", "s", "d", "t", "day", "b", "text", "ok", "tags", "in"])
 ALL_TYPES = pa.schema(
     [
         arrow_field("key", "string", nullable=False),
@@ -150,6 +156,8 @@ ALL_TYPES = pa.schema(
         arrow_field("times", "list<timestamp>"),
         arrow_field("prices", "list<decimal(10,2)>"),
         arrow_field("matrix", "list<list<int64>>"),
+        arrow_field("object", NESTED),
+        arrow_field("objects", "list<struct<a:int64,b:list<string>>>"),
         arrow_field("required", "int32", nullable=False),
     ]
 )
@@ -160,13 +168,20 @@ TYPED_ROWS: list[dict[str, object]] = [
         "string": "naïve 🦆 'quoted' \\ \t\n\0 end", "json": '{"a": [1, 2.50, null], "b": "ü"}', "binary": b"\xff\x00\xfe",
         "date": date(2026, 2, 28), "timestamp": datetime(2026, 1, 31, 23, 59, 59, 999999, UTC),
         "texts": ["a", "", None], "times": [datetime(1969, 12, 31, 23, 59, 59, 1, UTC)], "prices": [Decimal("0.10"), None],
-        "matrix": [[1, None], []], "required": 0,
+        "matrix": [[1, None], []],
+        "object": {
+            "n": 2**63 - 1, "x": math.inf, "s": 0.25, "d": Decimal("12345678901234567890.123456789"),
+            "t": datetime(2026, 1, 31, 23, 59, 59, 999999, UTC), "day": date(1, 1, 1), "b": b"\xff\x00",
+            "text": "naïve 🦆 'quoted' \\ \t\n\0", "ok": True, "tags": ["a", None, ""], "in": {"a": None},
+        },
+        "objects": [{"a": 1, "b": []}, None, {"a": None, "b": None}], "required": 0,
     },
     {
         "key": "empty", "bool": False, "int32": 0, "int64": -(2**63), "float32": -0.0, "float64": 1e300,
         "decimal": Decimal("0.000000001"), "small": Decimal("0.00"), "string": "", "json": "{}", "binary": b"",
         "date": date(1931, 3, 4), "timestamp": datetime(1931, 3, 4, 5, 6, 7, 8, UTC),
-        "texts": [], "times": [], "prices": [], "matrix": [], "required": 1,
+        "texts": [], "times": [], "prices": [], "matrix": [],
+        "object": {**NOTHING_IN_IT, "x": -0.0, "t": datetime(1, 1, 1, tzinfo=UTC)}, "objects": [], "required": 1,
     },
     {"key": "null", **dict.fromkeys(ALL_TYPES.names[1:-1]), "required": -1},
 ]  # fmt: skip

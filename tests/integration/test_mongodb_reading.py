@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bson
 import pymongo
 import pytest
 from bson import Decimal128, Int64, ObjectId, Regex, Timestamp
 from bson.binary import Binary
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from lakehouse.errors import ConfigurationError, SourceMismatch, SourceUnavailable, ValueRefused
-from lakehouse.sources import SourceReader, mongodb, open_source
+from lakehouse.sources import SourceReader, open_source
+from lakehouse.sources.mongodb import snapshot as snapshots
 from lakehouse.sources.mongodb.columns import decode
+from lakehouse.sources.mongodb.extended_json import EXACT
+from lakehouse.sources.mongodb.extent import date_extent
 from lakehouse.spec import Column, Source, Table, Window, days
 from tests.servers import Deployment
 
@@ -24,8 +29,8 @@ AT = datetime(2025, 11, 1, 12, tzinfo=UTC)
 ID = Column("id", "string", path="_id")
 
 
-def things(*columns: Column, **fields: Any) -> Table:
-    return Table("things", "snapshot", ("id",), columns=(ID, *columns), **fields)
+def things(*columns: Column, keep_document: bool = False, **fields: Any) -> Table:
+    return Table("things", "snapshot", ("id",), columns=(ID, *columns), keep_document=keep_document, **fields)
 
 
 def events(*columns: Column) -> Table:
@@ -122,7 +127,7 @@ def test_json_keeps_what_the_server_keeps(mongo_database: str) -> None:
         ("int64", None, 1.5, "double 1.5"),
         ("float64", None, Int64(2**53 + 1), "long 9007199254740993"),
         ("string", None, 7, "int 7"),
-        ("list<string>", None, ["a", 7], "array 7"),
+        ("list<string>", None, ["a", 7], "int 7 in its list"),
         ("string", "v.name", "flat", "string flat at 'v', not an object"),
     ],
 )
@@ -138,7 +143,7 @@ def test_a_value_of_another_type_is_refused_by_table_field_and_id(
 
 
 def test_a_collection_larger_than_a_reply_is_read_whole(mongo_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mongodb, "_REPLY_DOCUMENTS", 10)
+    monkeypatch.setattr(snapshots, "REPLY_DOCUMENTS", 10)
     insert(mongo_database, "events", [{"_id": f"{number:03}", "at": AT + timedelta(minutes=number)} for number in range(105)])
     table = events()
     assert [row["id"] for row in load(mongo_database, table)] == [f"{number:03}" for number in range(105)]
@@ -157,14 +162,51 @@ def test_a_dropped_field_never_leaves_the_server(mongo_database: str, monkeypatc
     )
     replies: list[bytes] = []
 
-    def seen(reply: bytes, columns: Any) -> Any:
+    def seen(reply: bytes, *arguments: Any) -> Any:
         replies.append(reply)
-        return decode(reply, columns)
+        return decode(reply, *arguments)
 
-    monkeypatch.setattr(mongodb, "decode", seen)
+    monkeypatch.setattr(snapshots, "decode", seen)
     assert load(mongo_database, table) == [{"id": "a", "profile": '{"name":"n"}', "n": 1}]
     assert b"name" in b"".join(replies)
     assert b"s3cret" not in b"".join(replies)
+
+
+@pytest.mark.parametrize("action", ["drop", "mask", "tokenise"])
+def test_a_personal_field_is_in_no_other_column_and_not_in_the_document(mongo_database: str, action: Any) -> None:
+    """Wherever the declaration has it: at the top, in an object that a column keeps whole, in the document itself."""
+    put = {"_id": "a", "secret": "s3cret", "profile": {"n": 1, "deep": {"phone": "s3cret", "kept": 2}}, "kept": Int64(2**60)}
+    insert(mongo_database, "things", [put, {"_id": "b", "profile": None, "kept": 1.5}])
+    table = things(
+        Column("secret", "string"),
+        Column("phone", "string", path="profile.deep.phone"),
+        Column("profile", "json"),
+        Column("deep", "json", path="profile.deep"),
+        keep_document=True,
+        personal={"secret": action, "phone": action},
+    )
+    rows = load(mongo_database, table)
+    assert rows[0].get("phone") == rows[0].get("secret") == (None if action == "drop" else "s3cret")  # protected on landing
+    assert json.loads(rows[0]["profile"]) == {"n": 1, "deep": {"kept": 2}}
+    assert rows[0]["deep"] == '{"kept":2}'
+    kept = {"_id": "a", "profile": {"n": 1, "deep": {"kept": 2}}, "kept": Int64(2**60)}
+    assert [row["_document"] for row in rows] == [bson.encode(kept), bson.encode({"_id": "b", "profile": None, "kept": 1.5})]
+
+
+def test_a_dropped_field_is_not_in_the_objects_of_a_list_either(mongo_database: str) -> None:
+    insert(mongo_database, "things", [{"_id": "a", "people": [{"name": "s3cret", "n": 1}, [{"name": "s3cret"}]]}])
+    table = things(Column("name", "string", path="people.name"), keep_document=True, personal={"name": "drop"})
+    assert b"s3cret" not in load(mongo_database, table)[0]["_document"]
+
+
+def test_the_document_is_kept_byte_for_byte_whatever_is_declared(mongo_database: str) -> None:
+    put: list[Document] = [
+        {"_id": "a", "undeclared": Decimal128("NaN"), "n": 1},
+        {"_id": "b", "": {"$x": [1, {"a.b": Int64(2)}]}, "n": 2},
+    ]
+    insert(mongo_database, "things", put)
+    rows = load(mongo_database, things(Column("n", "int32"), keep_document=True))
+    assert [row["_document"] for row in rows] == [bson.encode(document) for document in put]
 
 
 @pytest.mark.parametrize("lost", [{}, {"at": None}])
@@ -196,6 +238,95 @@ def test_a_dotted_date_cuts_windows_and_has_an_extent(mongo_database: str) -> No
     assert [row["id"] for row in load(mongo_database, table, window)] == ["1", "2"]
 
 
+def at_days(*numbers: float) -> list[Document]:
+    return [{"_id": str(number), "at": AT + timedelta(days=number)} for number in numbers]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [0],
+        [0, 0.3],
+        [-40, -39, -38, 0],
+        [-3000, -2, 0],
+        [-365_000, 0],
+        [*range(-60, 1)],
+        [-700_000, 2_900_000],
+        [-50, 365],
+    ],
+)
+def test_the_extent_is_exact_wherever_documents_lie(mongo_database: str, found: list[float]) -> None:
+    insert(mongo_database, "events", at_days(*found))
+    reader = reader_of(mongo_database, events())
+    with reader.snapshot() as snapshot:
+        for _ in ("looked for", "known from before"):
+            assert snapshot.extent(events(), "at") == (AT + timedelta(days=min(found)), AT + timedelta(days=max(found)))
+    reader.close()
+
+
+def test_an_extent_that_is_known_follows_documents_that_come_and_go(mongo_database: str) -> None:
+    insert(mongo_database, "events", at_days(0, 1, 2))
+    reader = reader_of(mongo_database, events())
+    with reader.snapshot() as snapshot, pymongo.MongoClient[Document](mongo_database) as client:
+        collection = client.get_default_database()["events"]
+
+        def extent() -> tuple[datetime, datetime] | None:
+            return snapshot.extent(events(), "at")
+
+        assert extent() == (AT, AT + timedelta(days=2))
+        collection.insert_many(at_days(-5, 9))
+        assert extent() == (AT - timedelta(days=5), AT + timedelta(days=9))
+        collection.delete_many({"_id": {"$in": ["-5", "9"]}})
+        assert extent() == (AT, AT + timedelta(days=2))
+        collection.delete_many({"_id": {"$in": ["1", "2"]}})
+        assert extent() == (AT, AT)
+        collection.delete_many({})
+        assert extent() is None
+        collection.insert_many(at_days(1))
+        assert extent() == (AT + timedelta(days=1), AT + timedelta(days=1))
+    reader.close()
+
+
+def test_the_extent_is_found_with_few_questions(mongo_database: str) -> None:
+    """The embedded server answers each in a millisecond; a run asks for the extent of each collection twice."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    insert(mongo_database, "events", [{"_id": n, "at": now - timedelta(hours=n)} for n in range(1, 24 * 90)])
+    asked = Finds()
+    monitored = pymongo.MongoClient[Document](mongo_database, event_listeners=[asked])
+    documents = monitored.get_default_database().get_collection("events", codec_options=EXACT)
+    milliseconds = int(now.timestamp() * 1000)
+    for most in (45, 4):
+        asked.count = 0
+        found = date_extent(documents, "at", milliseconds, limit_stops=False)
+        assert found == (milliseconds - 3_600_000 * (24 * 90 - 1), milliseconds - 3_600_000)
+        assert asked.count <= most
+    assert date_extent(documents, "at", milliseconds, limit_stops=True) == found
+    monitored.close()
+
+
+class Finds(CommandListener):
+    """Counts queries."""
+
+    count = 0
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.count += event.command_name == "find"
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+def test_a_list_of_dates_has_no_extent(mongo_database: str) -> None:
+    insert(mongo_database, "events", [{"_id": "a", "at": [AT, AT + timedelta(days=1)]}])
+    reader = reader_of(mongo_database, events())
+    with reader.snapshot() as snapshot, pytest.raises(ValueRefused, match="one date in each document"):
+        snapshot.extent(events(), "at")
+    reader.close()
+
+
 def test_the_position_says_that_it_cannot_be_exact(mongo_database: str) -> None:
     reader = reader_of(mongo_database, things())
     with reader.snapshot() as snapshot:
@@ -220,7 +351,7 @@ def test_a_url_without_a_database_is_an_error_that_says_so() -> None:
 def test_a_server_that_is_killed_while_it_is_read_is_an_error(
     own_deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongodb, "_REPLY_DOCUMENTS", 20)
+    monkeypatch.setattr(snapshots, "REPLY_DOCUMENTS", 20)
     url = own_deployment.start(["mongodb"]).source_url("chronochat_mongo") + "&serverSelectionTimeoutMS=1000"
     insert(url, "things", [{"_id": str(number), "v": "x" * 1000} for number in range(400)])
     table = things(Column("v", "string"))

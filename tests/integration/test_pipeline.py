@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
+import bson
 import psycopg
 import pymongo
 
 from lakehouse.errors import SourceMismatch
+from lakehouse.pipeline.extract import extract_source
+from lakehouse.pipeline.status import source_status
 from lakehouse.pipeline.windows import DayRange
 from tests.shop import FIRST, Shop, assert_equal, day
 
@@ -169,6 +173,20 @@ def test_rows_that_the_source_changed_since_are_pending_not_different(shop: Shop
     assert pending["shop.orders"] == 2
 
 
+def test_a_missing_index_is_said_before_the_scan_and_in_the_status(shop: Shop) -> None:
+    clicks = shop.deployment.sources[1]
+    assert source_status(shop.deployment, clicks).warnings == ()
+    with pymongo.MongoClient[dict[str, Any]](shop.mongo_url) as client:
+        client.get_default_database()["clicks"].drop_indexes()
+    (warning,) = source_status(shop.deployment, clicks).warnings
+    assert warning.startswith("clicks: no index on 'at' of collection 'clicks'")
+    said: list[str] = []
+    (result,) = extract_source(shop.deployment, clicks, clicks.tables, on_event=said.append)
+    assert "createIndex" in said[0]
+    assert said[1].startswith("clicks.clicks: 60 rows")
+    assert result.notes == (said[0].removeprefix("clicks.clicks: "),)
+
+
 def test_documents_keep_their_lists_and_objects(shop: Shop) -> None:
     shop.run()
     with pymongo.MongoClient[dict[str, Any]](shop.mongo_url) as client:
@@ -177,3 +195,14 @@ def test_documents_keep_their_lists_and_objects(shop: Shop) -> None:
     row = next(row for row in shop.published("clicks__clicks") if row["_id"] == str(document["_id"]))
     assert row["tags"] == document["tags"]
     assert '"deep"' in row["extra"]
+    assert json.loads(row["device"]) == {
+        "os": "ž",
+        "sizes": [document["device"]["sizes"][0]],
+        "seen": [{"at": "2026-01-01T02:00:00.000000Z", "n": document["device"]["undeclared"]}, {"at": None, "n": None}],
+    }
+    assert bson.decode(_kept(shop, row["_id"])) == document
+
+
+def _kept(shop: Shop, identity: str) -> bytes:
+    kept = {row["_id"]: row["kept"] for row in shop.published("clicks__clicks", "_id, hex(_document) as kept")}
+    return bytes.fromhex(kept[identity])

@@ -14,10 +14,11 @@ import pytest
 
 from benchmarks import results
 from benchmarks.__main__ import main
-from benchmarks.home import own_home
+from benchmarks.beside import fake_server
+from benchmarks.home import own_home, told
 from benchmarks.measuring import CommandFailed, Ended, run
 from benchmarks.results import Measurement, report, table
-from benchmarks.suite import BENCHMARKS, Size
+from benchmarks.suite import BENCHMARKS, WAYS, Size
 from lakehouse.services.processes import poll
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,3 +121,11 @@ def test_the_servers_of_a_killed_benchmark_are_stopped() -> None:
     benchmark.send_signal(signal.SIGKILL)
     benchmark.communicate()
     assert poll(lambda: not server.exists() and not Path(folder).exists(), seconds=60)
+
+
+def test_prebuilt_replies_are_read_whole_by_every_way() -> None:
+    with fake_server(12_345) as url:
+        for way in WAYS:
+            done = told(run([sys.executable, "-m", "benchmarks.documents", way, url], os.environ))
+            assert done.rows == 12_345 or way == "drain"
+            assert done.rows > 0

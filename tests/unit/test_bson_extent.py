@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lakehouse.sources.mongodb.extent import downwards, upwards
+from lakehouse.sources.mongodb.extent import downwards
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
 
 times = st.integers(FIRST_MILLISECOND, LAST_MILLISECOND)
@@ -22,18 +22,5 @@ def test_ranges_down_from_now_follow_each_other_and_cover_every_date(now: int) -
     assert ranges[0][1] == LAST_MILLISECOND
     assert ranges[-1][0] == FIRST_MILLISECOND
     assert all(lower[1] == higher[0] - 1 for higher, lower in pairwise(ranges))
-    assert all(low <= high for low, high in ranges)
-    assert len(ranges) < 1000
-
-
-@given(times)
-@example(FIRST_MILLISECOND)
-@example(LAST_MILLISECOND)
-@example(1763726400000)
-def test_ranges_up_to_the_last_date_follow_each_other_and_cover_every_earlier_one(last: int) -> None:
-    ranges = list(upwards(last))
-    assert ranges[0][0] == FIRST_MILLISECOND
-    assert ranges[-1][1] == last
-    assert all(lower[1] == higher[0] - 1 for lower, higher in pairwise(ranges))
     assert all(low <= high for low, high in ranges)
     assert len(ranges) < 1000

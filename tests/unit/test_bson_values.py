@@ -122,7 +122,7 @@ def test_a_value_that_fits_arrives_exactly(type_: str, value: object, expected: 
         ("binary", Binary(b"x" * 16, 4), "binData"),
         ("binary", "abc", "string"),
         ("list<string>", "a", 'string "a"'),
-        ("list<string>", ["a", 1], "array 1"),
+        ("list<string>", ["a", 1], "int 1 in its list"),
         ("list<string>", {"0": "a"}, "object"),
     ],
 )

@@ -28,6 +28,12 @@ TYPES = {
     "decimal(12,2)": pa.decimal128(12, 2),
     "decimal(38,38)": pa.decimal128(38, 38),
     "list<string>": pa.list_(pa.field("element", pa.string())),
+    "struct<a:int64,$b.c:list<struct<d:decimal(9,2),e:string>>>": pa.struct(
+        [
+            ("a", pa.int64()),
+            ("$b.c", pa.list_(pa.field("element", pa.struct([("d", pa.decimal128(9, 2)), ("e", pa.string())])))),
+        ]
+    ),
     "list<list<decimal(5,0)>>": pa.list_(pa.field("element", pa.list_(pa.field("element", pa.decimal128(5, 0))))),
 }
 
@@ -162,7 +168,20 @@ def test_a_declared_type_has_an_arrow_type_and_comes_back_from_it(declared: str)
 
 @pytest.mark.parametrize(
     "declared",
-    ["", "text", "INT64", "decimal", "decimal(0,0)", "decimal(39,0)", "decimal(5,6)", "list<>", "list<uuid>", "int64[]"],
+    [
+        "",
+        "text",
+        "INT64",
+        "decimal",
+        "decimal(0,0)",
+        "decimal(39,0)",
+        "decimal(5,6)",
+        "list<>",
+        "list<uuid>",
+        "int64[]",
+        "struct<a: uuid>",
+        "list<struct<a: int64>",
+    ],
 )
 def test_a_type_that_does_not_exist_is_answered_with_those_that_do(declared: str) -> None:
     with pytest.raises(DeclarationError) as caught:
@@ -171,8 +190,14 @@ def test_a_type_that_does_not_exist_is_answered_with_those_that_do(declared: str
     assert "float64" in str(caught.value.allowed)
 
 
+@pytest.mark.parametrize("declared", ["struct<>", "struct<a>", "struct<a: int64, a: int64>", "struct<a b: int64>"])
+def test_a_struct_without_named_and_typed_fields_is_refused(declared: str) -> None:
+    with pytest.raises(DeclarationError, match="of a struct"):
+        Column("x", declared)
+
+
 @pytest.mark.parametrize(
-    "foreign", [pa.uint64(), pa.timestamp("ns", tz="UTC"), pa.timestamp("us"), pa.struct([("a", pa.int32())])]
+    "foreign", [pa.uint64(), pa.timestamp("ns", tz="UTC"), pa.timestamp("us"), pa.map_(pa.string(), pa.int32())]
 )
 def test_an_arrow_type_that_cannot_be_declared_is_refused_with_the_column_named(foreign: pa.DataType) -> None:
     with pytest.raises(DeclarationError, match="'strange'"):

@@ -120,6 +120,8 @@ def _print_sources(found: list[SourceStatus]) -> None:
     for status in found:
         if status.problem:
             say(f"{status.source}: {status.problem}")
+        for warning in status.warnings:
+            say(f"{status.source}: {warning}")
 
 
 def _print_tables(found: list[TableStatus]) -> None:

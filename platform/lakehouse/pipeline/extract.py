@@ -76,6 +76,10 @@ def extract_source(
     A source that cannot be reached raises, before anything was landed; a table that cannot be read carries its own error.
     """
     with closing(deployment.reader(source)) as reader:
+        warned = {table.name: _warnings(reader, table) for table in tables}
+        for name, found in warned.items():
+            for warning in found:
+                on_event(f"{source.name}.{name}: {warning}")
         refused = {table.name: error for table in tables if (error := _refusal(deployment, reader, table))}
         wanted = [table for table in tables if table.name not in refused]
         bases = {table.name: sweep_base(deployment, source, table) for table in wanted if table.deletes == "sweep"}
@@ -87,6 +91,8 @@ def extract_source(
 
                 def read(table: Table) -> Extracted:
                     landing = Landing(deployment, source, table, reader.schema(table), snapshot.position, run_id)
+                    for warning in warned[table.name]:
+                        landing.note(warning)
                     result = _extract_table(landing, snapshot, bases.get(table.name), days, full)
                     on_event(summary(result))
                     return result
@@ -137,6 +143,13 @@ def _refusal(deployment: Deployment, reader: SourceReader, table: Table) -> Lake
             raise
         return error
     return None
+
+
+def _warnings(reader: SourceReader, table: Table) -> tuple[str, ...]:
+    try:
+        return reader.warnings(table)
+    except TerminalError:  # said by the check that follows
+        return ()
 
 
 def _extract_table(

@@ -46,11 +46,12 @@ class TableStatus:
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """One source: whether it can be read as it is declared; `problem` is empty when it can."""
+    """One source: whether it can be read as it is declared; `problem` is empty when it can. warnings: what makes reading slow."""
 
     source: str
     kind: str
     problem: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def table_status(deployment: Deployment, source: Source, table: Table) -> TableStatus:
@@ -94,6 +95,7 @@ def source_status(deployment: Deployment, source: Source) -> SourceStatus:
     try:
         with closing(deployment.reader(source)) as reader:
             reader.check(source.tables)
+            warnings = tuple(f"{table.name}: {warning}" for table in source.tables for warning in reader.warnings(table))
     except LakehouseError as error:
         return SourceStatus(source.name, source.kind, str(error))
-    return SourceStatus(source.name, source.kind)
+    return SourceStatus(source.name, source.kind, warnings=warnings)

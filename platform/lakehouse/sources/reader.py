@@ -53,6 +53,10 @@ class SourceReader(Protocol):
         """The Arrow schema of the rows (fields made by `lakehouse.spec.types.arrow_field`, with descriptions)."""
         ...
 
+    def warnings(self, table: Table) -> tuple[str, ...]:
+        """What makes reading the table slow, or its windows less sure, and what to do; asked before anything is read."""
+        ...
+
     def snapshot(self) -> AbstractContextManager[SourceSnapshot]:
         """A consistent view, held until the context ends."""
         ...

@@ -18,6 +18,10 @@ Deletes = Literal["none", "sweep"]
 Privacy = Literal["drop", "mask", "tokenise"]
 Kind = Literal["postgres", "mongodb"]
 TableFormat = Literal["iceberg"]
+Mixed = Literal["refuse", "widen", "split"]
+
+DOCUMENT = "_document"
+"""The column that keeps a MongoDB document whole."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
@@ -47,6 +51,9 @@ class Column:
     """One column, where the source does not say it all.
 
     type: see `lakehouse.spec.types`. path: where a MongoDB document has it, dotted (default: the name).
+    mixed: what becomes of a value of a MongoDB document that `type` does not hold exactly. `refuse`: its row is refused by name.
+      `widen`: a `string` column takes every value, what is no text as Extended JSON. `split`: columns of the same path share
+      its values, the first that holds one has it and the others are null; what none of them holds is refused.
     """
 
     name: str
@@ -54,9 +61,18 @@ class Column:
     description: str = ""
     nullable: bool = True
     path: str | None = None
+    mixed: Mixed = "refuse"
 
     def __post_init__(self) -> None:
         arrow_type(self.type)
+        _check(f"declaring column {self.name!r}", "mixed", self.mixed, get_args(Mixed))
+        if self.mixed == "widen" and self.type.strip() != "string":
+            raise DeclarationError(
+                f"declaring column {self.name!r}: field 'mixed'",
+                value=f"'widen' for type {self.type}",
+                allowed="'widen' with type string only; numbers widen by themselves: float64 takes every number that it holds",
+                remedy="Declare the column as string or json, or as several columns of one path with mixed='split'.",
+            )
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ class Table:
     lookback: how far behind the newest row a row may still arrive with an older time.
     personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
     relation: the name in the source, `schema.table` or a collection (default: the name).
+    keep_document: MongoDB: whether the whole document is kept as well, as BSON without its personal fields, in `_document`.
     """
 
     name: str
@@ -86,6 +103,7 @@ class Table:
     personal: Mapping[str, Privacy] = field(default_factory=dict)
     relation: str | None = None
     description: str = ""
+    keep_document: bool = True
 
     def __post_init__(self) -> None:
         tried = f"declaring table {self.name!r}"
@@ -163,6 +181,13 @@ class Source:
             )
         if self.kind == "mongodb":
             for table in self.tables:
+                if table.keep_document and any(column.name == DOCUMENT for column in table.columns):
+                    raise DeclarationError(
+                        f"{tried}: table {table.name!r}: field 'columns'",
+                        value=DOCUMENT,
+                        allowed="other names: this column keeps the whole document",
+                        remedy=f'Write Column("document", …, path="{DOCUMENT}"), or keep_document=False.',
+                    )
                 if not table.columns:
                     raise DeclarationError(
                         f"{tried}: table {table.name!r}: field 'columns'",

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
+from lakehouse.rows.duck import quoted
 from lakehouse.spec import FieldSpec
-from lakehouse.spec.types import arrow_field, declared_type, field_doc
+from lakehouse.spec.types import arrow_field, declared_type, field_doc, list_element, struct_fields
 
 _DUCK = {
     "bool": "BOOLEAN",
@@ -25,8 +26,10 @@ _DUCK = {
 
 def duck_type(declared: str) -> str:
     """The DuckDB type of a declared type."""
-    if declared.startswith("list<"):
-        return duck_type(declared[5:-1]) + "[]"
+    if (element := list_element(declared)) is not None:
+        return duck_type(element) + "[]"
+    if (fields := struct_fields(declared)) is not None:
+        return "STRUCT(" + ", ".join(f"{quoted(name)} {duck_type(inner)}" for name, inner in fields) + ")"
     return _DUCK.get(declared) or declared.upper()
 
 

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any, cast
 
 import pyarrow as pa
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import PyMongoError
 
 from lakehouse.errors import SourceMismatch, ValueRefused
-from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
+from lakehouse.sources.mongodb.columns import PathColumn
 from lakehouse.sources.mongodb.connect import Client, address, connect_error, open_client, read_error
 from lakehouse.sources.mongodb.extended_json import EXACT
-from lakehouse.sources.mongodb.extent import Documents, date_extent
+from lakehouse.sources.mongodb.extent import Documents
+from lakehouse.sources.mongodb.indexes import has_index
+from lakehouse.sources.mongodb.snapshot import MongoSnapshot, path_of
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
-from lakehouse.sources.prefetch import prefetched
 from lakehouse.sources.reader import SourceSnapshot
-from lakehouse.spec import Column, Position, Source, Table, Window
+from lakehouse.spec import Column, Source, Table
+from lakehouse.spec.declaration import DOCUMENT
 from lakehouse.spec.types import arrow_field, declared_type
 
 __all__ = ["MongoReader"]
 
-_REPLY_DOCUMENTS = 5_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
+_WHOLE = PathColumn(
+    arrow_field(DOCUMENT, "binary", nullable=False, doc="The whole document as BSON, without its personal fields."), ()
+)
 
 
 class MongoReader:
@@ -69,18 +69,35 @@ class MongoReader:
         return pa.schema([column.field for column in self.columns(table)])
 
     def snapshot(self) -> AbstractContextManager[SourceSnapshot]:
-        """The database as it is read: MongoDB keeps no view for long, so closed ranges of dates stand in for one."""
+        """The database at one cluster time; where the server has none, closed ranges of dates stand in for one view."""
         return self._snapshot()
 
     @contextmanager
     def _snapshot(self) -> Iterator[SourceSnapshot]:
         client, _ = self._client()
         try:
-            hello = client.admin.command("hello")
-            build = client.admin.command("buildInfo")
+            hello = client.admin.command("hello", read_preference=client.read_preference)
+            build = client.admin.command("buildInfo", read_preference=client.read_preference)
         except PyMongoError as error:
             raise connect_error(error, self._connecting(), self.name) from None
-        yield MongoSnapshot(self, _position(hello, build), embedded="secantusVersion" in build)
+        yield MongoSnapshot(self, client, hello, build)
+
+    def warnings(self, table: Table) -> tuple[str, ...]:
+        """A missing index on the column that windows are cut by: each window is a scan of the collection then."""
+        column = {"append": table.event_time, "upsert": table.cursor}.get(table.mode)
+        if column is None:
+            return ()
+        path = self.time_path(table, column)
+        try:
+            if has_index(self.documents(table), path):
+                return ()
+        except PyMongoError as error:
+            raise read_error(error, f"looking for an index on {path!r} of table {table.name!r}") from None
+        collection = table.relation or table.name
+        return (
+            f"no index on {path!r} of collection {collection!r}: each window reads the whole collection; "
+            f'create it with db.getCollection("{collection}").createIndex({{"{path}": 1}})',
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -107,7 +124,8 @@ class MongoReader:
                     allowed=", ".join(declared),
                     remedy=f'Add Column("{name}", …) to columns: a collection has no schema to find it in.',
                 )
-        return tuple(_path_column(column, table) for column in table.columns if table.personal.get(column.name) != "drop")
+        kept = tuple(_path_column(column, table) for column in table.columns if table.personal.get(column.name) != "drop")
+        return (*kept, _WHOLE) if table.keep_document else kept
 
     def documents(self, table: Table) -> Documents:
         """The collection of a table, decoding exactly."""
@@ -157,126 +175,7 @@ class MongoReader:
         return f"connecting to source {self.name!r} at {address(self._url)}"
 
 
-class MongoSnapshot:
-    """Reads of one run; its methods may be called from several threads."""
-
-    def __init__(self, reader: MongoReader, position: Position, *, embedded: bool) -> None:
-        """embedded: the server is secantusdb, where a limit stops nothing and naming fields costs more than it saves."""
-        self._reader = reader
-        self._position = position
-        self._embedded = embedded
-
-    @property
-    def position(self) -> Position:
-        """Where the server's clock stood."""
-        return self._position
-
-    def extent(self, table: Table, column: str) -> tuple[datetime, datetime] | None:
-        """The least and the greatest date of a column."""
-        path = self._reader.time_path(table, column)
-        now = _milliseconds_from(self._position.taken_at)
-        try:
-            found = date_extent(self._reader.documents(table), path, now, limit_stops=not self._embedded)
-        except PyMongoError as error:
-            raise read_error(error, self._tried(table)) from None
-        if found is None:
-            return None
-        low, high = (self._time(table, column, value) for value in found)
-        return low, high
-
-    def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:
-        """The documents of the collection, or of a window of its event time (mode `append`) or cursor (mode `upsert`)."""
-        condition = {} if window is None else self._window(table, window)
-        return self._read(table, condition, self._reader.columns(table))
-
-    def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """The key columns of every document."""
-        by_name = {column.field.name: column for column in self._reader.columns(table)}
-        return self._read(table, {}, [by_name[name] for name in table.key])
-
-    def _read(self, table: Table, condition: dict[str, Any], columns: Sequence[PathColumn]) -> Iterator[pa.RecordBatch]:
-        """Receive replies in a thread, decode them here."""
-        for reply in prefetched([lambda: self._replies(table, condition, columns)], ahead=2):
-            yield self._decoded(table, reply, columns)
-
-    def _replies(self, table: Table, condition: dict[str, Any], columns: Sequence[PathColumn]) -> Generator[bytes, None, None]:
-        try:
-            documents = self._reader.documents(table)
-            with documents.find_raw_batches(condition, self._projection(table, columns), batch_size=_REPLY_DOCUMENTS) as cursor:
-                for reply in cursor:
-                    if reply:
-                        yield cast("bytes", reply)  # the driver types them as documents
-        except PyMongoError as error:
-            raise read_error(error, self._tried(table)) from None
-
-    def _projection(self, table: Table, columns: Sequence[PathColumn]) -> dict[str, int] | None:
-        """The fields that leave the server: never one that is dropped for privacy, whatever object it is in."""
-        kept = {column.path for column in columns}
-        dropped = [tuple((c.path or c.name).split(".")) for c in table.columns if table.personal.get(c.name) == "drop"]
-        if excluded := [path for path in dropped if path not in kept]:
-            return {".".join(path): 0 for path in excluded}
-        return None if self._embedded else dict.fromkeys((column.path[0] for column in columns), 1)
-
-    def _decoded(self, table: Table, reply: bytes, columns: Sequence[PathColumn]) -> pa.RecordBatch:
-        try:
-            return decode(reply, columns)
-        except RefusedValue as refused:
-            type_ = next((declared_type(c.field) for c in columns if c.field.name == refused.column), "one value")
-            raise ValueRefused(
-                f"{self._tried(table)}: field {refused.column!r} of the document with _id {refused.document_id}",
-                value=refused.found,
-                allowed=f"what {type_} holds exactly",
-                remedy=f'Correct the document, or declare Column("{refused.column}", "json") to keep any value.',
-            ) from None
-
-    def _window(self, table: Table, window: Window) -> dict[str, Any]:
-        column = table.cursor if table.mode == "upsert" else table.event_time
-        if column is None:
-            raise SourceMismatch(
-                f"{self._tried(table)}: by a window",
-                value=f"mode {table.mode!r}",
-                allowed="mode append (a window of event_time) or upsert (of cursor)",
-                remedy="Read the whole table.",
-            )
-        low = FIRST_MILLISECOND if window.low is None else _milliseconds_from(window.low)
-        high = LAST_MILLISECOND if window.high is None else _milliseconds_from(window.high) - 1
-        return {self._reader.time_path(table, column): {"$gte": DatetimeMS(low), "$lte": DatetimeMS(high)}}
-
-    def _time(self, table: Table, column: str, value: Any) -> datetime:
-        if isinstance(value, DatetimeMS) and FIRST_MILLISECOND <= int(value) <= LAST_MILLISECOND:
-            return _EPOCH + timedelta(milliseconds=int(value))
-        raise ValueRefused(
-            f"{self._tried(table)}: column {column!r}",
-            value=f"{value!r} as its least or greatest value",
-            allowed="dates of the years 1 to 9999",
-            remedy="Correct the documents.",
-        )
-
-    def _tried(self, table: Table) -> str:
-        return f"reading table {table.name!r} of source {self._reader.name!r}"
-
-
 def _path_column(column: Column, table: Table) -> PathColumn:
     nullable = column.nullable and column.name not in table.key
     field = arrow_field(column.name, "".join(column.type.split()), nullable=nullable, doc=column.description)
-    return PathColumn(field, tuple((column.path or column.name).split(".")))
-
-
-def _milliseconds_from(at: datetime) -> int:
-    """The first millisecond at or after a time: BSON dates have no finer part."""
-    return -((_EPOCH - at) // _MILLISECOND)
-
-
-def _position(hello: dict[str, Any], build: dict[str, Any]) -> Position:
-    now = hello["localTime"].replace(tzinfo=UTC) if hello["localTime"].tzinfo is None else hello["localTime"].astimezone(UTC)
-    detail = {
-        "server": f"MongoDB {build.get('version', 'unknown')}"
-        + (f" (secantusdb {build['secantusVersion']})" if "secantusVersion" in build else ""),
-        "inexact": "documents carry times of the applications' clocks, and MongoDB does not show writes that are under way",
-    }
-    if "operationTime" in hello:
-        stamp = hello["operationTime"]
-        detail["operation_time"] = f"{stamp.time}.{stamp.inc}"
-    if "setName" in hello:
-        detail["set"] = str(hello["setName"])
-    return Position(now, now, False, detail)
+    return PathColumn(field, path_of(column), column.mixed)

@@ -9,7 +9,7 @@ document's, and DamagedData is raised for bytes that are not BSON.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,12 @@ _LEAST = np.zeros(256, np.int64)
 _LEAST[[STRING, CODE, SYMBOL, DB_POINTER]] = 1
 _LEAST[[DOCUMENT, ARRAY]] = 5
 _LEAST[SCOPED_CODE] = 14
+
+_SIZES: list[int] = _FIXED.tolist()
+_LEASTS = {type_: int(_LEAST[type_]) for type_ in range(256) if _PREFIXED[type_]}
+
+_STEPS, _FEW = 128, 16
+"""After so many steps, so few documents are gone through one by one."""
 
 _ONES, _HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
@@ -118,8 +124,12 @@ def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
         raise _damaged("a document does not end where its length says")
     at = starts + 4
     rows = np.arange(len(starts))
-    expected = 0
+    expected = step = 0
     while len(rows):
+        step += 1
+        if step > _STEPS and len(rows) <= _FEW:
+            _find_one_by_one(chunk, rows, at, ends, names, types, positions)
+            break
         type_ = chunk.u1[at]
         if not type_.all():
             over = type_ == 0
@@ -152,6 +162,87 @@ def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
             value[unknown] = _after_zero(chunk, name[unknown])
         at = after_value(chunk, type_, value, ends)
     return Found(types, positions)
+
+
+def _find_one_by_one(chunk: Chunk, rows: Ints, at: Ints, ends: Ints, names: Sequence[str], types: Bytes, positions: Ints) -> None:
+    """The rest of a few documents: for those with very many fields a step of all is dearer than a loop."""
+    wanted = {name.encode(): j for j, name in enumerate(names)}
+    for row, start, end in zip(rows.tolist(), at.tolist(), ends.tolist(), strict=True):
+        for type_, name, value in elements(chunk, start, end):
+            j = wanted.get(name)
+            if j is None:
+                continue
+            if types[j, row]:
+                raise RepeatedField(row, names[j])
+            types[j, row], positions[j, row] = type_, value
+
+
+@dataclass(frozen=True)
+class Elements:
+    """The elements of lists, those of one list after those of another, in their order; `owners`: the index of their list."""
+
+    owners: Ints
+    types: Bytes
+    positions: Ints
+
+
+def find_elements(chunk: Chunk, starts: Ints) -> Elements:
+    """All elements of the lists that start at `starts`, whatever their names are; DamagedData."""
+    ends = starts + chunk.i4[starts].astype(np.int64) - 1
+    if len(starts) and ((ends < starts + 4).any() or (ends >= chunk.size).any() or chunk.u1[ends].any()):
+        raise _damaged("a list does not end where its length says")
+    rows, at = np.arange(len(starts)), starts + 4
+    found: list[tuple[Ints, Bytes, Ints]] = []
+    while len(rows):
+        if len(found) > _STEPS and len(rows) <= _FEW:
+            for row, start, end in zip(rows.tolist(), at.tolist(), ends.tolist(), strict=True):
+                rest = [(type_, value) for type_, _, value in elements(chunk, start, end)]
+                found.append(
+                    (np.full(len(rest), row), np.array([t for t, _ in rest], np.uint8), np.array([v for _, v in rest], np.int64))
+                )
+            break
+        type_ = chunk.u1[at]
+        if not type_.all():
+            over = type_ == 0
+            if (at[over] != ends[over]).any():
+                raise _damaged("a list ends before its length says")
+            rows, at, ends, type_ = rows[~over], at[~over], ends[~over], type_[~over]
+            if not len(rows):
+                break
+        value = _after_zero(chunk, at + 1)
+        found.append((rows, type_, value))
+        at = after_value(chunk, type_, value, ends)
+    if not found:
+        return Elements(np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64))
+    owners = np.concatenate([owner for owner, _, _ in found])
+    order = np.argsort(owners, kind="stable")
+    types, positions = np.concatenate([t for _, t, _ in found]), np.concatenate([p for _, _, p in found])
+    return Elements(owners[order], types[order], positions[order])
+
+
+def elements(chunk: Chunk, at: int, end: int) -> Iterator[tuple[int, bytes, int]]:
+    """Type, name and position of the value of each element from `at` to the zero byte at `end`, one by one; DamagedData."""
+    data = chunk.data
+    while type_ := data[at]:
+        zero = data.index(0, at + 1)
+        value = zero + 1
+        size = _SIZES[type_]
+        if size < 0:
+            raise _damaged(f"an element of the unknown type {type_}")
+        after = value + size
+        if type_ in _LEASTS:
+            length = int.from_bytes(data[value : value + 4], "little", signed=True)
+            if length < _LEASTS[type_]:
+                raise _damaged("a value's length is too small")
+            after += length
+        elif type_ == REGEX:
+            after = data.index(0, data.index(0, value) + 1) + 1
+        if after > end:
+            raise _damaged("a value reaches beyond its document")
+        yield type_, data[at + 1 : zero], value
+        at = after
+    if at != end:
+        raise _damaged("a document ends before its length says")
 
 
 class _Key:

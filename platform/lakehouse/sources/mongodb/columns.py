@@ -12,6 +12,7 @@
 | binary | binData of subtype 0 |
 | json | everything, as Extended JSON (`extended_json.py`) |
 | list<T> | array of what T takes |
+| struct<name: T, ...> | object; what T takes at each name, null where it is absent. Other fields of the object are left out |
 
 Anything else is refused. A dotted path goes through objects: it is null where one is absent or null, and refused where it meets
 anything else.
@@ -19,7 +20,7 @@ anything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.sources.mongodb import bson_scan
-from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_fields
-from lakehouse.sources.mongodb.values import DAY_MILLISECONDS, FIRST_MILLISECOND, LAST_MILLISECOND, Misfit, converter, decoded
-from lakehouse.spec.types import declared_type
+from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_elements, find_fields
+from lakehouse.sources.mongodb.cutting import Path, without
+from lakehouse.sources.mongodb.values import (
+    DAY_MILLISECONDS,
+    FIRST_MILLISECOND,
+    LAST_MILLISECOND,
+    Misfit,
+    any_text,
+    converter,
+    decoded,
+)
+from lakehouse.spec.types import arrow_field, declared_type, list_element, struct_fields
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -47,25 +57,71 @@ class RefusedValue(Exception):
 
 @dataclass(frozen=True)
 class PathColumn:
-    """One column: its Arrow field and where a document has it."""
+    """One column: its Arrow field and where a document has it; the empty path is the document itself. mixed: see `Column`."""
 
     field: pa.Field
     path: tuple[str, ...]
+    mixed: str = "refuse"
 
 
-def decode(documents: bytes, columns: Sequence[PathColumn]) -> pa.RecordBatch:
-    """The columns of the documents that `documents` holds one after the other; RefusedValue, DamagedData."""
-    names = {name for column in columns for name in column.path}
-    chunk = Chunk(documents, max((len(name.encode()) for name in names), default=0) + 1)
+def decode(documents: bytes, columns: Sequence[PathColumn], personal: Sequence[Path] = ()) -> pa.RecordBatch:
+    """The columns of the documents that `documents` holds one after the other; RefusedValue, DamagedData.
+
+    personal: paths that only the columns at them, or under them, may see.
+    """
+    names = {name for path in (*(column.path for column in columns), *personal) for name in path}
+    names |= {name for column in columns for name in _names_of(column.field.type)}
+    longest = max((len(name.encode()) for name in names), default=0) + 1
+    chunk = Chunk(documents, longest)
     starts = chunk.starts()
-    values = _find(chunk, starts, columns)
-    arrays = []
-    for column, found in zip(columns, values, strict=True):
+    allowed = [column for column in columns if any(column.path[: len(path)] == path for path in personal)]
+    arrays = dict(_arrays(chunk, starts, allowed))
+    others = [column for column in columns if column.field.name not in arrays]
+    if any(path[: len(column.path)] == column.path for column in others for path in personal):
         try:
-            arrays.append(_Column(chunk, found[0], found[1], column.field).array())
+            chunk = Chunk(without(chunk, starts, personal), longest)
+        except RepeatedField as repeated:
+            raise RefusedValue(repeated.name, "unknown", "the field twice in a document") from None
+        starts = chunk.starts()
+    arrays.update(_arrays(chunk, starts, others))
+    schema = pa.schema([column.field for column in columns])
+    return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def _names_of(type_: pa.DataType) -> Iterator[str]:
+    """The names of all fields of structs in a type."""
+    if pa.types.is_list(type_):
+        yield from _names_of(type_.value_type)
+    elif pa.types.is_struct(type_):
+        for field in type_:
+            yield field.name
+            yield from _names_of(field.type)
+
+
+def _arrays(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> Iterator[tuple[str, pa.Array]]:
+    at_paths = [column for column in columns if column.path]
+    left: dict[Path, Bytes] = {}  # of each path that is split, the types of the values that no column has taken yet
+    last = {column.path: column for column in at_paths if column.mixed == "split"}
+    for column, (types, positions) in zip(at_paths, _find(chunk, starts, at_paths), strict=True):
+        try:
+            if column.mixed != "split" or last[column.path] is column:
+                types = left.get(column.path, types)
+                yield column.field.name, _Column(chunk, types, positions, column.field, widen=column.mixed == "widen").array()
+                continue
         except _RefusedAt as at:
             raise RefusedValue(column.field.name, _identity(chunk, starts[at.document]), at.found) from None
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([column.field for column in columns]))
+        array, passed = _passing(chunk, left.get(column.path, types), positions, column.field)
+        left[column.path] = np.where(passed, types, bson_scan.ABSENT).astype(np.uint8)
+        yield column.field.name, array
+    for column in columns:
+        if not column.path:
+            yield column.field.name, _whole(chunk, starts)
+
+
+def _whole(chunk: Chunk, starts: Ints) -> pa.Array:
+    """Each document as it is, without a copy."""
+    offsets = np.append(starts, chunk.size).astype(np.int32)
+    return pa.BinaryArray.from_buffers(pa.binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)])
 
 
 class _RefusedAt(Exception):
@@ -157,18 +213,28 @@ def _identity(chunk: Chunk, start: np.int64) -> str:
 class _Column:
     """One column of a chunk on its way to Arrow: what numpy can take at once, then the rest one by one."""
 
-    def __init__(self, chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field) -> None:
+    def __init__(
+        self, chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field, *, widen: bool = False, passes: bool = False
+    ) -> None:
+        """widen: text takes every value. passes: what does not fit is null, and told in `passed`."""
         self.chunk = chunk
         self.types = types
         self.positions = positions
         self.field = field
         self.declared = declared_type(field)
         self.null = _is_null(types)
+        self.passed = np.zeros(len(types), bool)
+        self.convert = any_text if widen else converter(self.declared)
+        self.passes = passes
 
     def array(self) -> pa.Array:
         """The Arrow array; _RefusedAt names the first document with a value that does not fit."""
         if not self.field.nullable and self.null.any():
             raise _RefusedAt(int(np.nonzero(self.null)[0][0]), "nothing where a value is required")
+        if (element := list_element(self.declared)) is not None:
+            return self.lists(element)
+        if (fields := struct_fields(self.declared)) is not None:
+            return self.structs(fields)
         build = _BUILD.get(self.declared, _Column._one_by_one)
         array: pa.Array = build(self)
         return array
@@ -190,7 +256,6 @@ class _Column:
         left = np.nonzero(~done & ~self.null)[0]
         if not len(left):
             return left, []
-        convert = converter(self.declared)
         positions = self.positions[left]
         ends = bson_scan.after_value(self.chunk, self.types[left], positions, np.full(len(left), self.chunk.size))
         values = []
@@ -198,10 +263,13 @@ class _Column:
             left.tolist(), self.types[left].tolist(), positions.tolist(), ends.tolist(), strict=True
         ):
             try:
-                values.append(convert(decoded(kind, self.chunk.data[start:end])))
+                values.append(self.convert(decoded(kind, self.chunk.data[start:end])))
             except Misfit as misfit:
-                raise _RefusedAt(document, f"{bson_scan.TYPE_NAMES[kind]} {misfit}") from None
-        return left, values
+                if not self.passes:
+                    raise _RefusedAt(document, f"{bson_scan.TYPE_NAMES[kind]} {misfit}") from None
+                self.passed[document] = True
+        self.null |= self.passed
+        return left[~self.passed[left]], values
 
     def finish(self, values: Any, done: Mask) -> pa.Array:
         """The array of fixed-width values, the rest filled in."""
@@ -253,6 +321,37 @@ class _Column:
             array = pa.nulls(len(text), pa.string())
         return self._with_rest(array, text)
 
+    def lists(self, element: str) -> pa.Array:
+        inside = self.where(bson_scan.ARRAY)
+        self.rest(inside)
+        documents = np.nonzero(inside)[0]
+        found = find_elements(self.chunk, self.positions[documents])
+        owners = documents[found.owners]
+        try:
+            values = _Column(self.chunk, found.types, found.positions, arrow_field("element", element)).array()
+        except _RefusedAt as at:
+            raise _RefusedAt(int(owners[at.document]), f"{at.found} in its list") from None
+        offsets = np.zeros(len(inside) + 1, np.int32)
+        np.cumsum(np.bincount(owners, minlength=len(inside)), out=offsets[1:])
+        return pa.ListArray.from_arrays(pa.array(offsets), values, type=self.field.type, mask=pa.array(~inside))
+
+    def structs(self, fields: Sequence[tuple[str, str]]) -> pa.Array:
+        inside = self.where(bson_scan.DOCUMENT)
+        self.rest(inside)
+        rows = np.nonzero(inside)[0]
+        try:
+            found = find_fields(self.chunk, self.positions[rows], [name for name, _ in fields])
+        except RepeatedField as repeated:
+            raise _RefusedAt(int(rows[repeated.document]), f"object with the field {repeated.name!r} twice") from None
+        children = []
+        for i, (name, declared) in enumerate(fields):
+            types, positions = _spread(found.types[i], found.positions[i], rows, len(inside))
+            try:
+                children.append(_Column(self.chunk, types, positions, arrow_field(name, declared)).array())
+            except _RefusedAt as at:
+                raise _RefusedAt(at.document, f"{at.found} at {name!r} in its object") from None
+        return pa.StructArray.from_arrays(children, fields=list(self.field.type), mask=pa.array(~inside))
+
     def _hex(self, ids: Mask) -> pa.Array:
         """ObjectIds as 24 hexadecimal digits."""
         digits = np.frombuffer(b"0123456789abcdef", np.uint8)
@@ -274,6 +373,18 @@ class _Column:
 
     def _one_by_one(self) -> pa.Array:
         return self._with_rest(pa.nulls(len(self.types), self.field.type), np.zeros(len(self.types), bool))
+
+
+def _passing(chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field) -> tuple[pa.Array, Mask]:
+    """A column with null for what its type does not hold, and where that was."""
+    column = _Column(chunk, types, positions, field, passes=True)
+    try:
+        return column.array(), column.passed
+    except _RefusedAt:  # in a list or an object: each document by itself
+        if len(types) == 1:
+            return pa.nulls(1, field.type), np.ones(1, bool)
+    parts = [_passing(chunk, types[i : i + 1], positions[i : i + 1], field) for i in range(len(types))]
+    return pa.concat_arrays([array for array, _ in parts]), np.concatenate([passed for _, passed in parts])
 
 
 def _slices(chunk: Chunk, starts: Ints, lengths: Ints, mask: Mask) -> pa.Array:

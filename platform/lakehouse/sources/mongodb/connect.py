@@ -15,6 +15,8 @@ Client = MongoClient[dict[str, Any]]
 
 _REFUSED_CODES = (13, 18, 8000)
 """Unauthorized, AuthenticationFailed, AtlasError."""
+_TOO_OLD_CODES = (239, 246)
+"""SnapshotTooOld, SnapshotUnavailable."""
 _SELECTION_MS = 10_000
 
 
@@ -65,6 +67,13 @@ def read_error(error: PyMongoError, tried: str) -> LakehouseError:
     if isinstance(error, OperationFailure) and error.code in _REFUSED_CODES:
         return ConfigurationError(
             tried, value=_text(error), allowed="the right to read it", remedy="Grant the user the role `read` on the database."
+        )
+    if isinstance(error, OperationFailure) and error.code in _TOO_OLD_CODES:
+        return SourceUnavailable(
+            tried,
+            value=_text(error),
+            allowed="a read that ends while the server still keeps the cluster time at which it began (five minutes by default)",
+            remedy="Run fewer days at once, or raise minSnapshotHistoryWindowInSeconds on the server; then run again.",
         )
     return SourceUnavailable(
         tried,

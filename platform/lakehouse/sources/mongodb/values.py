@@ -52,19 +52,16 @@ def decoded(kind: int, value: bytes) -> Any:
 
 def converter(declared: str) -> Callable[[Any], Any]:
     """A function from a decoded BSON value to what pyarrow takes for the declared type; it raises Misfit."""
-    if declared.startswith("list<"):
-        element = converter(declared.removeprefix("list<").removesuffix(">"))
-        return lambda value: _list(value, element)
+    if declared.startswith(("list<", "struct<")):
+        return _refused  # what is not a list or an object; those are taken apart in lockstep
     if declared.startswith("decimal"):
         type_ = arrow_type(declared)
         return lambda value: _decimal(value, type_.precision, type_.scale)
     return _CONVERTERS[declared]
 
 
-def _list(value: Any, element: Callable[[Any], Any]) -> list[Any]:
-    if not isinstance(value, list):
-        raise _misfit(value)
-    return [None if inner is None else element(inner) for inner in value]
+def _refused(value: Any) -> Any:
+    raise _misfit(value)
 
 
 def _bool(value: Any) -> bool:
@@ -124,6 +121,14 @@ def _string(value: Any) -> str:
     if isinstance(value, Binary) and value.subtype == 4 and len(value) == 16:
         return str(uuid.UUID(bytes=bytes(value)))
     raise _misfit(value)
+
+
+def any_text(value: Any) -> str:
+    """What a string column takes of any value: what is text as ever, everything else as Extended JSON."""
+    try:
+        return _string(value)
+    except Misfit:
+        return json_text(value)
 
 
 def _binary(value: Any) -> bytes:

@@ -73,6 +73,10 @@ class PostgresReader:
         """One consistent view of the database, shared by every read of the context."""
         return self._snapshot()
 
+    def warnings(self, table: Table) -> tuple[str, ...]:
+        """Nothing is looked for yet."""
+        return ()
+
     def close(self) -> None:
         """Nothing is held between calls."""
 

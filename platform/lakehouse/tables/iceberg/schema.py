@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
@@ -26,6 +27,7 @@ from pyiceberg.types import (
     LongType,
     NestedField,
     StringType,
+    StructType,
     TimestampType,
     TimestamptzType,
 )
@@ -33,6 +35,7 @@ from pyiceberg.types import (
 from lakehouse.errors import SchemaChanged, Unsupported
 from lakehouse.rows.duck import quoted
 from lakehouse.spec import FieldSpec, Partitioning
+from lakehouse.spec.types import list_element, struct_fields
 from lakehouse.tables.partitions import PartitionScheme
 
 TYPE_PROPERTY = "lakehouse.type."
@@ -53,11 +56,13 @@ _NAMES = {type_: name for name, type_ in _SIMPLE.items() if name != "json"} | {T
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
 
 
-def iceberg_type(declared: str, element_id: int = 0) -> IcebergType:
-    """The Iceberg type of a declared type; the ids of list elements are preliminary."""
-    if declared.startswith("list<"):
-        element = iceberg_type(declared[5:-1], element_id + 1)
-        return ListType(element_id=element_id, element_type=element, element_required=False)
+def iceberg_type(declared: str, ids: Iterator[int] | None = None) -> IcebergType:
+    """The Iceberg type of a declared type; the ids of what is inside of it are preliminary."""
+    ids = count(1) if ids is None else ids
+    if (element := list_element(declared)) is not None:
+        return ListType(element_id=next(ids), element_type=iceberg_type(element, ids), element_required=False)
+    if (fields := struct_fields(declared)) is not None:
+        return StructType(*(NestedField(next(ids), name, iceberg_type(inner, ids), required=False) for name, inner in fields))
     if match := _DECIMAL.fullmatch(declared):
         return DecimalType(int(match[1]), int(match[2]))
     return _SIMPLE[declared]
@@ -67,6 +72,8 @@ def declared_of(type_: IcebergType, column: str) -> str:
     """The declared type that an Iceberg type is kept for; Unsupported for one that this platform never writes."""
     if isinstance(type_, ListType):
         return f"list<{declared_of(type_.element_type, column)}>"
+    if isinstance(type_, StructType):
+        return "struct<" + ",".join(f"{field.name}:{declared_of(field.field_type, column)}" for field in type_.fields) + ">"
     if isinstance(type_, DecimalType):
         return f"decimal({type_.precision},{type_.scale})"
     if type_ in _NAMES:
@@ -104,7 +111,9 @@ def type_properties(fields: Sequence[FieldSpec]) -> dict[str, str]:
 def new_schema(fields: Sequence[FieldSpec], key: Sequence[str]) -> Schema:
     """An Iceberg schema for a table that is created; the key's columns identify rows when none of them can be null."""
     columns = [
-        NestedField(index, field.name, iceberg_type(field.type, 1000 * index), required=not field.nullable, doc=field.doc or None)
+        NestedField(
+            index, field.name, iceberg_type(field.type, count(1000 * index)), required=not field.nullable, doc=field.doc or None
+        )
         for index, field in enumerate(fields, start=1)
     ]
     required = {column.name: column.field_id for column in columns if column.required}
@@ -183,4 +192,7 @@ def field_ids(schema: Schema) -> str:
 def _field_id(field_id: int, type_: IcebergType) -> str:
     if isinstance(type_, ListType):
         return f"{{__duckdb_field_id: {field_id}, element: {_field_id(type_.element_id, type_.element_type)}}}"
+    if isinstance(type_, StructType):
+        inner = ", ".join(f"{quoted(field.name)}: {_field_id(field.field_id, field.field_type)}" for field in type_.fields)
+        return f"{{__duckdb_field_id: {field_id}, {inner}}}"
     return str(field_id)

@@ -123,11 +123,23 @@ def column_type(field: pa.Field, *, required: bool = False) -> str:
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Whether values of the type are lists."""
-    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_))
+    """Whether values of the type become arrays: those of lists without structs."""
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_)) and not is_text(type_)
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether values of the type are kept as text (`lakehouse.rows.nested_text`): those of structs, and of lists with them.
+
+    A ClickHouse tuple cannot be null, and neither can a list in it.
+    """
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return is_text(type_.value_type)
+    return bool(pa.types.is_struct(type_))
 
 
 def _type(declared: str, type_: pa.DataType) -> str:
+    if is_text(type_):
+        return "String"
     if declared in _SIMPLE:
         return _SIMPLE[declared]
     if match := _DECIMAL.fullmatch(declared):
@@ -137,7 +149,7 @@ def _type(declared: str, type_: pa.DataType) -> str:
     raise Unsupported(
         f"giving a column of type {declared} a place in ClickHouse",
         value=str(type_),
-        allowed=f"{', '.join(_SIMPLE)}, decimal(p,s), list<T>",
+        allowed=f"{', '.join(_SIMPLE)}, decimal(p,s), list<T>, struct<name: T>",
         remedy="Declare the column with an allowed type.",
     )
 

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import ValueRefused
-from lakehouse.warehouse.clickhouse.layout import ABSENT, is_list, quoted
+from lakehouse.rows.nested_text import from_nested_text, nested_text
+from lakehouse.warehouse.clickhouse.layout import ABSENT, is_list, is_text, quoted
 
 
 def insert_schema(schema: pa.Schema) -> pa.Schema:
@@ -18,7 +19,12 @@ def insert_schema(schema: pa.Schema) -> pa.Schema:
 def to_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """A batch of the lake, in the order of `schema`, as it is inserted; ValueRefused for a null inside nested lists."""
     target = insert_schema(schema)
-    arrays = [_cast(batch.column(field.name), target.field(field.name).type) for field in schema]
+    arrays = [
+        nested_text(batch.column(field.name))
+        if is_text(field.type)
+        else _cast(batch.column(field.name), target.field(field.name).type)
+        for field in schema
+    ]
     for field in _nullable_lists(schema):
         column = batch.column(field.name)
         if is_list(field.type.value_field.type) and column.flatten().null_count:
@@ -46,6 +52,8 @@ def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         if is_list(field.type) and field.nullable:
             absent = batch.column(field.name + ABSENT)
             column = pc.if_else(absent, pa.scalar(None, column.type), column)
+        if is_text(field.type):
+            column = from_nested_text(column, field.type)
         arrays.append(_cast(column, field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -77,6 +85,8 @@ def _nullable_lists(schema: pa.Schema) -> list[pa.Field]:
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
+    if is_text(type_):
+        return pa.string()
     return pa.binary() if pa.types.is_large_binary(type_) else type_
 
 
