@@ -29,7 +29,7 @@ COLUMNS = [(f"c_{name}", values.type, False) for name, values in KINDS.items()]
 COLUMNS += [(f"a_{name}", f"{values.type}[]", True) for name, values in KINDS.items()]
 THINGS = Table("things", "snapshot", ("id",))
 SOURCE = Source("kinds", "postgres", (THINGS,))
-QUICK = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,8 @@ def _number(column: CatalogColumn, name: str, wanted: str, field: pa.Field) -> R
         precision, scale = int(match[1]), int(match[2])
         refused = f"(abs({name}::numeric) >= 1e{precision - scale} or round({name}::numeric, {scale}) <> {name}::numeric)"
         if decimal_of(column.modifier) == wanted and column.type == "numeric":
-            refused = f"({name} = 'NaN')"
+            # DuckDB takes NaN for zero, and the flag refuses it. Nulling it on the server too would cost a cast of each value.
+            return ReadColumn(field, f"{name}::numeric({precision},{scale})", f"({name} = 'NaN')", True)
         return ReadColumn(field, f"case when {refused} then null else {number} end::numeric({precision},{scale})", refused, True)
     if wanted not in ("int32", "int64"):
         return None
