@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,10 +12,11 @@ import psycopg
 import pymongo
 
 from lakehouse.errors import SourceMismatch
+from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
 from lakehouse.pipeline.status import source_status
 from lakehouse.pipeline.windows import DayRange
-from tests.shop import FIRST, Shop, assert_equal, day
+from tests.shop import CLICKS, FIRST, Shop, assert_equal, day
 
 
 def test_every_row_arrives_and_every_copy_is_equal(shop: Shop) -> None:
@@ -201,6 +203,35 @@ def test_documents_keep_their_lists_and_objects(shop: Shop) -> None:
         "seen": [{"at": "2026-01-01T02:00:00.000000Z", "n": document["device"]["undeclared"]}, {"at": None, "n": None}],
     }
     assert bson.decode(_kept(shop, row["_id"])) == document
+
+
+def test_a_table_may_begin_and_end_to_keep_its_documents(shop: Shop) -> None:
+    keeping = shop.deployment
+    leaving = replace(CLICKS, tables=tuple(replace(table, keep_document=False) for table in CLICKS.tables))
+    shop.deployment = Deployment(keeping.settings, (leaving,))
+    shop.run()
+    assert_equal(shop)
+    assert "_document" not in shop.published("clicks__clicks")[0]
+    shop.deployment = Deployment(keeping.settings, (CLICKS,))
+    result = shop.run()["clicks"]
+    assert "new in the source: _document" in result.notes[0]
+    assert_equal(shop)
+    assert all(row["_document"] for row in shop.published("clicks__clicks"))
+    shop.deployment = Deployment(keeping.settings, (leaving,))
+    shop.click(3, FIRST + timedelta(days=1, hours=3))
+    shop.run()
+    assert_equal(shop)
+    assert len(shop.published("clicks__clicks")) == 63
+
+
+def test_masked_fields_of_documents_are_in_no_copy(shop: Shop) -> None:
+    masked = replace(CLICKS, tables=tuple(replace(table, personal={"page": "mask"}, key=("_id",)) for table in CLICKS.tables))
+    shop.deployment = Deployment(shop.deployment.settings, (masked,))
+    shop.run()
+    assert_equal(shop)
+    rows = shop.published("clicks__clicks", "page, hex(_document) as kept")
+    assert {row["page"] for row in rows} == {"/***"}
+    assert all(b"/p/" not in bytes.fromhex(row["kept"]) for row in rows)
 
 
 def _kept(shop: Shop, identity: str) -> bytes:

@@ -139,13 +139,23 @@ def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
             if not len(rows):
                 break
         name = at + 1
-        value = np.full(len(rows), -1, np.int64)
+        word = chunk.u8[name]
+        value: Ints | None = None
         left = len(rows)
         for j in (*range(expected, len(keys)), *range(expected)):
-            hit = keys[j].matches(chunk, name) & (value < 0)
+            hit = keys[j].matches(chunk, name, word)
             hits = int(np.count_nonzero(hit))
             if not hits:
                 continue
+            if hits == len(rows):  # the usual case, and a quarter of the work
+                if types[j, rows].any():
+                    raise RepeatedField(int(rows[types[j, rows] != 0][0]), names[j])
+                value = name + keys[j].length
+                types[j, rows], positions[j, rows] = type_, value
+                expected, left = (j + 1) % len(keys), 0
+                break
+            if value is None:
+                value = np.full(len(rows), -1, np.int64)
             chosen = rows[hit]
             if types[j, chosen].any():
                 raise RepeatedField(int(chosen[types[j, chosen] != 0][0]), names[j])
@@ -157,7 +167,9 @@ def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
                 expected = (j + 1) % len(keys)
             if not left:
                 break
-        if left:
+        if value is None:
+            value = _after_zero(chunk, name)
+        elif left:
             unknown = value < 0
             value[unknown] = _after_zero(chunk, name[unknown])
         at = after_value(chunk, type_, value, ends)
@@ -255,8 +267,9 @@ class _Key:
         self.words = np.frombuffer(text.ljust(8 * words, b"\0"), "<u8")
         self.masks = np.frombuffer((b"\xff" * len(text)).ljust(8 * words, b"\0"), "<u8")
 
-    def matches(self, chunk: Chunk, at: Ints) -> npt.NDArray[np.bool_]:
-        hit: npt.NDArray[np.bool_] = (chunk.u8[at] & self.masks[0]) == self.words[0]
+    def matches(self, chunk: Chunk, at: Ints, word: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Where the name is this one; word: the first eight bytes of each."""
+        hit: npt.NDArray[np.bool_] = (word & self.masks[0]) == self.words[0]
         for i in range(1, len(self.words)):
             if not hit.any():
                 break
@@ -281,6 +294,8 @@ def _after_zero(chunk: Chunk, at: Ints) -> Ints:
 
 def after_value(chunk: Chunk, types: Bytes, at: Ints, ends: Ints) -> Ints:
     """The position after each value; DamagedData when one is not of a known type or reaches beyond its document."""
+    if len(types) and (types == types[0]).all():
+        return _after_values(chunk, int(types[0]), at, ends)
     size = _FIXED[types]
     if (size < 0).any():
         raise _damaged(f"an element of the unknown type {int(types[size < 0][0])}")
@@ -296,6 +311,27 @@ def after_value(chunk: Chunk, types: Bytes, at: Ints, ends: Ints) -> Ints:
     regex = types == REGEX
     if regex.any():
         after[regex] = _after_zero(chunk, _after_zero(chunk, at[regex]))
+    if (after > ends).any():
+        raise _damaged("a value reaches beyond its document")
+    return after
+
+
+def _after_values(chunk: Chunk, type_: int, at: Ints, ends: Ints) -> Ints:
+    """The same for values of one type."""
+    size = _SIZES[type_]
+    if size < 0:
+        raise _damaged(f"an element of the unknown type {type_}")
+    if (at > ends).any():
+        raise _damaged("a name reaches beyond its document")
+    if type_ == REGEX:
+        after = _after_zero(chunk, _after_zero(chunk, at))
+    elif type_ in _LEASTS:
+        length = chunk.i4[at]
+        if (length < _LEASTS[type_]).any():
+            raise _damaged("a value's length is too small")
+        after = at + length + size
+    else:
+        after = at + size
     if (after > ends).any():
         raise _damaged("a value reaches beyond its document")
     return after

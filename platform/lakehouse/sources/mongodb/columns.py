@@ -241,7 +241,10 @@ class _Column:
 
     def where(self, *kinds: int) -> Mask:
         """Which documents have a value of one of these types."""
-        return np.isin(self.types, kinds)
+        found: Mask = self.types == kinds[0]
+        for kind in kinds[1:]:
+            found |= self.types == kind
+        return found
 
     def fixed(self, view: Any, mask: Mask) -> Any:
         """Values of fixed width where `mask`, zero elsewhere."""
