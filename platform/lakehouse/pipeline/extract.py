@@ -186,7 +186,7 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
     columns = landing.schema.names
     plan = upsert_plan(landing.table, landing.entries, extent, snapshot.position, full=full, columns=columns)
     if plan.overlap is not None:
-        overlap = landing.checksum(snapshot.read(landing.table, plan.overlap))
+        overlap = landing.window_checksum(lambda: snapshot.read(landing.table, plan.overlap))
         if plan.tail is not None and (overlap.rows, overlap.hex) == plan.tail:
             if plan.fresh is None:
                 landing.unchanged += 1
@@ -196,7 +196,7 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
             window = plan.whole
     else:
         window = plan.whole
-    tail = landing.checksum(snapshot.read(landing.table, plan.next_overlap))
+    tail = landing.window_checksum(lambda: snapshot.read(landing.table, plan.next_overlap))
     landing.land(
         lambda: snapshot.read(landing.table, window),
         kind="upsert",

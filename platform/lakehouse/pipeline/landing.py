@@ -63,6 +63,10 @@ class Landing:
         with self._duckdb() as cursor:
             return checksum_of(protected(batches, self.table, self._key), self.schema, cursor)
 
+    def window_checksum(self, read: Read) -> RowChecksum:
+        """Rows and checksum of a window as it would land, read again when the source goes away in the middle."""
+        return self._whole(lambda: self.checksum(read()))
+
     def land(
         self,
         read: Read,
@@ -81,7 +85,7 @@ class Landing:
         position = replace(self._position, detail={**self._position.detail, **(detail or {})})
         previous = self._previous(kind, window)
         if previous is not None and kind != "upsert" and self._same_schema(previous):
-            found = self._whole(lambda: self.checksum(read()))
+            found = self.window_checksum(read)
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
                 if closed and not previous.manifest.closed:
