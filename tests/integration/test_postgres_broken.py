@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
-from lakehouse import Load, Source, Table
-from lakehouse.errors import ConfigurationError, DeclarationError, SourceUnavailable
+from lakehouse import Column, Load, Source, Table
+from lakehouse.errors import ConfigurationError, DeclarationError, SourceUnavailable, Unsupported
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
 from lakehouse.services.processes import poll
@@ -264,3 +264,13 @@ def test_a_load_that_cannot_be_meant_is_refused() -> None:
         Load(connections=0)
     with pytest.raises(DeclarationError, match="pause"):
         Load(pause=timedelta(seconds=-1))
+
+
+def test_only_postgres_is_given_a_replica() -> None:
+    table = Table("things", "snapshot", ("_id",), columns=(Column("_id", "string"),))
+    with pytest.raises(Unsupported, match="readPreference"):
+        open_source(Source("clicks", "mongodb", (table,)), "mongodb://127.0.0.1/x", "mongodb://127.0.0.1/x")
+    sources = {"shop": SourceSettings(url=SecretStr("postgresql://a/b"), replica_url=SecretStr("postgresql://c/b"))}
+    settings = Settings.model_construct(sources=sources)
+    assert settings.replica_url("shop") == "postgresql://c/b"
+    assert "postgresql" not in repr(settings)

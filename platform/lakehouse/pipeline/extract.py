@@ -223,7 +223,7 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
     if isinstance(landing, Looking) and plan.fresh is not None:
         raise SomethingNew
     if plan.overlap is not None:
-        overlap = landing.checksum(snapshot.read(landing.table, plan.overlap))
+        overlap = landing.window_checksum(lambda: snapshot.read(landing.table, plan.overlap))
         if plan.tail is not None and (overlap.rows, overlap.hex) == plan.tail:
             if plan.fresh is None:
                 landing.unchanged += 1
@@ -236,7 +236,7 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
         return
     else:
         window = plan.whole
-    tail = landing.checksum(snapshot.read(landing.table, plan.next_overlap))
+    tail = landing.window_checksum(lambda: snapshot.read(landing.table, plan.next_overlap))
     landing.land(
         lambda: snapshot.read(landing.table, window),
         kind="upsert",

@@ -68,6 +68,10 @@ class Landing:
         found, marker = self.checksum(batches), state.current.marker
         return (found.rows, found.hex) == (marker.rows, marker.checksum)
 
+    def window_checksum(self, read: Read) -> RowChecksum:
+        """Rows and checksum of a window as it would land, read again when the source goes away in the middle."""
+        return self._whole(lambda: self.checksum(read()))
+
     def land(
         self,
         read: Read,
@@ -86,7 +90,7 @@ class Landing:
         position = replace(self._position, detail={**self._position.detail, **(detail or {})})
         previous = self._previous(kind, window)
         if previous is not None and kind != "upsert" and self._same_schema(previous):
-            found = self._whole(lambda: self.checksum(read()))
+            found = self.window_checksum(read)
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
                 if closed and not previous.manifest.closed:

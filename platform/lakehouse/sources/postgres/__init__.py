@@ -166,12 +166,14 @@ class PostgresSnapshot:
         tried, relation = self._tried(table), self._reader.relation(table)
         read = {column.field.name for column in columns}
         self._watch.check(relation.oid, tried)
+        large = False
         if relation.may_have_large_rows:
             with self._joined() as connection, reading(tried):
                 wide = [column for column in relation.columns if column.name in read]
-                conditions = parted(connection, relation, wide, conditions, within)
+                whole, conditions = conditions, parted(connection, relation, wide, conditions, within)
+                large = len(conditions) > len(whole)
         try:
-            yield from self._scanner.scan(Scan(relation.sql, tuple(columns), tuple(conditions)), tried)
+            yield from self._scanner.scan(Scan(relation.sql, tuple(columns), tuple(conditions), large), tried)
         except RefusedValue:
             with self._joined() as connection:
                 raise refusal(connection, table, relation, columns, within, tried) from None

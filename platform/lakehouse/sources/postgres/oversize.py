@@ -1,7 +1,7 @@
 """Large rows, read a few at a time.
 
 DuckDB makes 2,048 rows at once, which is little for ordinary rows and too much for rows of a hundred megabytes. So the server
-lists the rows above 64 kB, by sizes that it knows without reading the values, and they are read apart from the others.
+lists the rows above 16 kB, by sizes that it knows without reading the values, and they are read apart from the others.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from lakehouse.rows.duck import quoted
 from lakehouse.sources.postgres.catalog import CatalogColumn, Relation
 from lakehouse.sources.postgres.connect import Connection
 
-ROW_BYTES = 64 * 2**10
+ROW_BYTES = 16 * 2**10
 """Rows above this are large."""
 
-TOGETHER_BYTES = 32 * 2**20
+TOGETHER_BYTES = 16 * 2**20
 """Large rows are read together up to this, or alone."""
 
 _LENGTH_KNOWN = ("text", "varchar", "bpchar", "bytea")

@@ -58,11 +58,15 @@ class UnreadableText(Exception):
 
 @dataclass(frozen=True)
 class Scan:
-    """What to read: the relation's SQL name, the columns, and conditions, each one query, together all rows once."""
+    """What to read: the relation's SQL name, the columns, and conditions, each one query, together all rows once.
+
+    large: some rows are so large that few of them should be in memory at a time.
+    """
 
     relation: str
     columns: tuple[ReadColumn, ...]
     conditions: tuple[str, ...]
+    large: bool = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -113,8 +117,8 @@ class SnapshotScanner:
         left: queue.SimpleQueue[str] = queue.SimpleQueue()
         for condition in scan.conditions:
             left.put(condition)
-        readers = min(self._threads, len(scan.conditions))
-        return prefetched([lambda: self._work(scan, tried, left)] * readers, ahead=readers + 1)
+        readers = 1 if scan.large else min(self._threads, len(scan.conditions))
+        return prefetched([lambda: self._work(scan, tried, left)] * readers, ahead=1 if scan.large else readers + 1)
 
     def close(self) -> None:
         """Close the connections; scans must have ended."""
