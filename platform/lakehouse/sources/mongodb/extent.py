@@ -21,8 +21,8 @@ from lakehouse.sources.mongodb.values import DAY_MILLISECONDS, FIRST_MILLISECOND
 _SECOND = 1_000
 _WEEK = 7 * DAY_MILLISECONDS
 _CENTURY = 36_600 * DAY_MILLISECONDS
-_DENSE_DAYS = 400
-"""For so long back from now no range is longer than a day: the silence after a document says nothing of how dense they were."""
+_SHARE = 16
+"""A range is no longer than a day, or than this part of the silence after it: that says little of how dense documents were."""
 
 Documents = Collection[dict[str, Any]]
 Extent = tuple[int, int]
@@ -84,10 +84,7 @@ def downwards(now: int) -> Iterator[Extent]:
         low = now - distance
         yield low, high
         high = low - 1
-        if distance < _DENSE_DAYS * DAY_MILLISECONDS:
-            distance += min(3 * distance, DAY_MILLISECONDS)
-        else:
-            distance += distance // 16
+        distance += min(3 * distance, max(DAY_MILLISECONDS, distance // _SHARE))
     if high >= FIRST_MILLISECOND:
         yield FIRST_MILLISECOND, high
 
