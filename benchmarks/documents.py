@@ -19,6 +19,7 @@ from typing import Any
 
 import pymongo
 
+import lakehouse.sources.mongodb  # noqa: F401  # opening a source imports it; no tool's imports are counted
 from benchmarks import mixed
 from lakehouse.raw.writer import empty_digest, write_files
 from lakehouse.sources import SourceReader, open_source

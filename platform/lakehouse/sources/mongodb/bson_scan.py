@@ -148,8 +148,7 @@ def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
             if not hits:
                 continue
             if hits == len(rows):  # the usual case, and a quarter of the work
-                if types[j, rows].any():
-                    raise RepeatedField(int(rows[types[j, rows] != 0][0]), names[j])
+                _refuse_repeated(types[j], rows, names[j])
                 value = name + keys[j].length
                 types[j, rows], positions[j, rows] = type_, value
                 expected, left = (j + 1) % len(keys), 0
@@ -157,8 +156,7 @@ def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
             if value is None:
                 value = np.full(len(rows), -1, np.int64)
             chosen = rows[hit]
-            if types[j, chosen].any():
-                raise RepeatedField(int(chosen[types[j, chosen] != 0][0]), names[j])
+            _refuse_repeated(types[j], chosen, names[j])
             value[hit] = name[hit] + keys[j].length
             types[j, chosen] = type_[hit]
             positions[j, chosen] = value[hit]
@@ -174,6 +172,12 @@ def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
             value[unknown] = _after_zero(chunk, name[unknown])
         at = after_value(chunk, type_, value, ends)
     return Found(types, positions)
+
+
+def _refuse_repeated(types: Bytes, rows: Ints, name: str) -> None:
+    again = types[rows] != 0
+    if again.any():
+        raise RepeatedField(int(rows[again][0]), name)
 
 
 def _find_one_by_one(chunk: Chunk, rows: Ints, at: Ints, ends: Ints, names: Sequence[str], types: Bytes, positions: Ints) -> None:
