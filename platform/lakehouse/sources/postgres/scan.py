@@ -36,12 +36,12 @@ _BATCH_ROWS = 65_536
 _VECTOR_ROWS = 2_048
 """What DuckDB makes at a time; rows may be of any size, so these are gathered up to the bounds of a batch."""
 
-_PAGES_PER_RANGE = 1_024
+_PAGES_PER_RANGE = 2_048
 _LEAST_PAGES = 64
 _READ_AHEAD = "128KiB"
 """What DuckDB makes before it is asked for. It counts 16 bytes for a text, so long texts make this twenty vectors by default."""
 
-_HELD_BYTES = 16 * 2**20
+_HELD_BYTES = 32 * 2**20
 """A range is given out when it is whole, if it is no larger than this, so that a lost connection costs reading it again."""
 
 _ATTEMPTS = 3
