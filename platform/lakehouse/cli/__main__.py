@@ -1,5 +1,5 @@
 """`python -m lakehouse.cli` is the command `lakehouse`."""
 
-from lakehouse.cli import main
+from lakehouse.cli import console
 
-main()
+console()

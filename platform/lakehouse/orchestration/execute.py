@@ -20,7 +20,7 @@ from lakehouse.orchestration.automation import RUN_JOB
 from lakehouse.orchestration.dead_runs import PROCESS, ending_dead_runs, this_process
 from lakehouse.orchestration.keys import FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.windows import DayRange, due_days
+from lakehouse.pipeline.windows import DayRange, due_days, last_extent
 from lakehouse.settings import Settings
 from lakehouse.spec import Source, Table
 
@@ -51,9 +51,9 @@ def pending_days(deployment: Deployment, chosen: Sequence[tuple[Source, Table]],
         with closing(deployment.reader(source)) as reader, reader.snapshot() as snapshot:
             for table in tables:
                 assert table.event_time is not None
-                extent = snapshot.extent(table, table.event_time)
+                entries, columns = deployment.log(source, table).entries(), reader.schema(table).names
+                extent = snapshot.extent(table, table.event_time, last_extent(entries))
                 if extent is not None:
-                    entries, columns = deployment.log(source, table).entries(), reader.schema(table).names
                     days.update(due_days(table, entries, extent, snapshot.position, None, full=full, columns=columns))
     return DayRange(min(days), max(days)) if days else None
 

@@ -19,7 +19,7 @@ from lakehouse.pipeline.column_types import landed_types, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing, Looking, SomethingNew
 from lakehouse.pipeline.sweep import SweepBase, sweep_base, sweep_deleted
-from lakehouse.pipeline.windows import DayRange, due_days, is_closed, upsert_plan
+from lakehouse.pipeline.windows import DayRange, due_days, extent_detail, is_closed, last_extent, upsert_plan
 from lakehouse.rows.privacy import check_privacy
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Position, Source, Table, Window
@@ -103,10 +103,11 @@ def extract_source(
 
 
 def has_news(deployment: Deployment, source: Source, tables: Sequence[Table]) -> bool:
-    """Whether `extract_source` would land anything, or fail; it reads what that would read, until the first thing that is new."""
+    """Whether `extract_source` would land anything; it reads what that would read, until the first thing that is new.
+
+    Raises what `extract_source` would put into the result of a table that cannot be read.
+    """
     with closing(deployment.reader(source)) as reader:
-        if any(_refusal(deployment, reader, table) for table in tables):
-            return True
         bases = {table.name: sweep_base(deployment, source, table) for table in tables if table.deletes == "sweep"}
         with reader.snapshot() as snapshot:
             for table in sorted(tables, key=lambda table: _LOOKS.index(table.mode)):
@@ -116,7 +117,7 @@ def has_news(deployment: Deployment, source: Source, tables: Sequence[Table]) ->
                 except SomethingNew:
                     return True
                 if result.error is not None:
-                    return True
+                    raise result.error
     return False
 
 
@@ -192,7 +193,7 @@ def _note_new_columns(landing: Landing) -> None:
 
 def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | None, full: bool) -> tuple[date, ...]:
     assert landing.table.event_time is not None
-    extent = snapshot.extent(landing.table, landing.table.event_time)
+    extent = snapshot.extent(landing.table, landing.table.event_time, last_extent(landing.entries))
     if extent is None:
         landing.note("the source has no rows")
         return ()
@@ -208,13 +209,14 @@ def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | N
             window=window,
             closed=is_closed(landing.table, day, extent, snapshot.position),
             folder=f"day={day.isoformat()}",
+            detail=extent_detail(extent),
         )
     return due
 
 
 def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> None:
     assert landing.table.cursor is not None
-    extent = snapshot.extent(landing.table, landing.table.cursor)
+    extent = snapshot.extent(landing.table, landing.table.cursor, last_extent(landing.entries))
     if extent is None:
         landing.note("the source has no rows")
         return
@@ -242,7 +244,7 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
         kind="upsert",
         window=plan.whole,
         closed=False,
-        detail={"tail_rows": str(tail.rows), "tail_checksum": tail.hex},
+        detail={"tail_rows": str(tail.rows), "tail_checksum": tail.hex, **extent_detail(extent)},
     )
 
 

@@ -21,25 +21,18 @@ def is_up_to_date(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]
 
     What cannot be read is not up to date: the run will say why, and go on with the other tables.
     """
-    try:
-        return _is_all_level(deployment, chosen) and not _is_anything_new(deployment, chosen)
-    except LakehouseError:
-        return False
-
-
-def _is_all_level(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> bool:
-    """Whether lake, warehouse and statistics hold what the raw logs do."""
-    level = all(_is_level(deployment, source, table) for source, table in chosen)
-    return level and not stale_statistics(deployment).is_stale
-
-
-def _is_anything_new(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> bool:
-    """Whether any source shows something that its logs do not hold; the sources are asked at the same time."""
-    sources = {source.name: source for source, _ in chosen}.values()
-    tables = {source.name: [table for of, table in chosen if of.name == source.name] for source in sources}
-    with ThreadPoolExecutor(len(tables)) as pool:
-        news = pool.map(lambda source: has_news(deployment, source, tables[source.name]), sources)
-        return any(list(news))
+    sources = {source.name: source for source, _ in chosen}
+    with ThreadPoolExecutor(len(sources)) as pool:
+        # A source answers while we compare the copies, and while the lake's library is imported.
+        asked = [
+            pool.submit(has_news, deployment, source, [table for of, table in chosen if of.name == name])
+            for name, source in sources.items()
+        ]
+        try:
+            level = all(_is_level(deployment, source, table) for source, table in chosen)
+            return level and not stale_statistics(deployment).is_stale and not any(news.result() for news in asked)
+        except LakehouseError:
+            return False
 
 
 def _is_level(deployment: Deployment, source: Source, table: Table) -> bool:

@@ -53,6 +53,24 @@ class UpsertPlan:
     next_overlap: Window
 
 
+OLDEST, NEWEST = "oldest", "newest"
+"""In the detail of an entry's position: the ends of the source's times as they were then."""
+
+
+def extent_detail(extent: Extent) -> dict[str, str]:
+    """The ends of the source's times, to be kept with what is landed."""
+    return {OLDEST: extent[0].isoformat(), NEWEST: extent[1].isoformat()}
+
+
+def last_extent(entries: Sequence[LogEntry]) -> Extent | None:
+    """The ends of the source's times as the last entry that knows them has them."""
+    for entry in reversed(entries):
+        detail = entry.manifest.position.detail
+        if OLDEST in detail and NEWEST in detail:
+            return datetime.fromisoformat(detail[OLDEST]), datetime.fromisoformat(detail[NEWEST])
+    return None
+
+
 def is_closed(table: Table, day: date, extent: Extent, position: Position) -> bool:
     """Whether no row of the day can arrive any more: the bound, and the source's newest row, are a lookback beyond it."""
     end = Window.of_day(day).high

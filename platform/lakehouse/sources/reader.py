@@ -20,8 +20,13 @@ class SourceSnapshot(Protocol):
         """Where the source stood; noted before the snapshot was taken."""
         ...
 
-    def extent(self, table: Table, column: str) -> tuple[datetime, datetime] | None:
-        """The least and the greatest value of a timestamp column, or None for a table without rows."""
+    def extent(
+        self, table: Table, column: str, near: tuple[datetime, datetime] | None = None
+    ) -> tuple[datetime, datetime] | None:
+        """The least and the greatest value of a timestamp column, or None for a table without rows.
+
+        near: where they were the last time; it may save questions and never changes the answer.
+        """
         ...
 
     def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:

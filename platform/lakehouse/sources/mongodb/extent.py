@@ -55,11 +55,18 @@ KNOWN = KnownExtents()
 
 
 def date_extent(
-    documents: Documents, field: str, now: int, *, limit_stops: bool, session: ClientSession | None = None
+    documents: Documents,
+    field: str,
+    now: int,
+    near: Extent | None = None,
+    *,
+    limit_stops: bool,
+    session: ClientSession | None = None,
 ) -> Extent | None:
     """The least and the greatest date of `field` in milliseconds, of the years 1 to 9999; None when there is none, NotADate.
 
-    now: the server's clock in milliseconds. limit_stops: the server stops at a query's limit. session: to read in.
+    now: the server's clock in milliseconds. near: where the ends were, as far as the caller knows. limit_stops: the server stops
+    at a query's limit. session: to read in.
     """
     search = _Search(documents, field, session)
     if limit_stops:
@@ -67,7 +74,7 @@ def date_extent(
         first = search.first(FIRST_MILLISECOND, LAST_MILLISECOND)
         return None if first is None or last is None else (first, last)
     key = (repr(documents.database.client.address), documents.full_name, field)
-    known = KNOWN.get(key)
+    known = KNOWN.get(key) or near
     last = search.newest(now, known)
     if last is None:
         return None

@@ -57,10 +57,13 @@ class MongoSnapshot:
         """Where the server's clock stood."""
         return self._position
 
-    def extent(self, table: Table, column: str) -> tuple[datetime, datetime] | None:
+    def extent(
+        self, table: Table, column: str, near: tuple[datetime, datetime] | None = None
+    ) -> tuple[datetime, datetime] | None:
         """The least and the greatest date of a column."""
         path = self._reader.time_path(table, column)
-        found = self._extent(table, path, column)
+        hint = (_milliseconds_from(near[0]), _milliseconds_from(near[1])) if near else None
+        found = self._extent(table, path, column, hint)
         if found is None:
             return None
         low, high = (_EPOCH + timedelta(milliseconds=value) for value in found)
@@ -76,11 +79,12 @@ class MongoSnapshot:
         by_name = {column.field.name: column for column in self._reader.columns(table)}
         return self._read(table, [{}], [by_name[name] for name in table.key])
 
-    def _extent(self, table: Table, path: str, column: str) -> tuple[int, int] | None:
+    def _extent(self, table: Table, path: str, column: str, near: tuple[int, int] | None = None) -> tuple[int, int] | None:
         now = _milliseconds_from(self._position.taken_at)
         try:
             with self._session() as session:
-                return date_extent(self._reader.documents(table), path, now, limit_stops=not self._embedded, session=session)
+                documents = self._reader.documents(table)
+                return date_extent(documents, path, now, near, limit_stops=not self._embedded, session=session)
         except PyMongoError as error:
             raise read_error(error, self._tried(table)) from None
         except NotADate as error:
@@ -128,12 +132,15 @@ class MongoSnapshot:
 
     def _projection(self, table: Table, columns: Sequence[PathColumn]) -> dict[str, int] | None:
         """The fields that leave the server: never one that is dropped for privacy, whatever object it is in."""
+        fields = dict.fromkeys((column.path[0] for column in columns if column.path), 1)
+        if fields.keys() == {"_id"}:
+            return fields
         kept = {column.path for column in columns}
         dropped = [path_of(column) for column in table.columns if table.personal.get(column.name) == "drop"]
         if excluded := [path for path in dropped if path not in kept]:
             return {".".join(path): 0 for path in shortest(excluded)}
         whole = any(not column.path for column in columns)
-        return None if self._embedded or whole else dict.fromkeys((column.path[0] for column in columns), 1)
+        return None if self._embedded or whole else fields
 
     def _decoded(self, table: Table, reply: bytes, columns: Sequence[PathColumn], personal: Sequence[Path]) -> pa.RecordBatch:
         try:

@@ -120,7 +120,9 @@ class PostgresSnapshot:
         """Where the database stood."""
         return self._exported.position
 
-    def extent(self, table: Table, column: str) -> tuple[datetime, datetime] | None:
+    def extent(
+        self, table: Table, column: str, near: tuple[datetime, datetime] | None = None
+    ) -> tuple[datetime, datetime] | None:
         """The least and the greatest value of a timestamp or date column."""
         relation, read = self._column(table, column)
         name = quoted(column)
