@@ -14,6 +14,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import has_news
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.spec import Source, Table
+from lakehouse.warehouse.publisher import Published
 
 
 def is_up_to_date(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> bool:
@@ -29,17 +30,27 @@ def is_up_to_date(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]
             for name, source in sources.items()
         ]
         try:
-            level = all(_is_level(deployment, source, table) for source, table in chosen)
-            return level and not stale_statistics(deployment).is_stale and not any(news.result() for news in asked)
+            published = _published(deployment, chosen)
+            level = all(_is_level(deployment, source, table, published[_name(source, table)]) for source, table in chosen)
+            return level and not stale_statistics(deployment, published).is_stale and not any(news.result() for news in asked)
         except LakehouseError:
             return False
 
 
-def _is_level(deployment: Deployment, source: Source, table: Table) -> bool:
+def _published(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> dict[str, Published | None]:
+    return {_name(source, table): deployment.warehouse.state(source.name, table) for source, table in chosen}
+
+
+def _name(source: Source, table: Table) -> str:
+    return f"{source.name}.{table.name}"
+
+
+def _is_level(deployment: Deployment, source: Source, table: Table, published: Published | None) -> bool:
+    """Whether lake and warehouse hold the whole raw log."""
     head = deployment.log(source, table).head()
     if not head:
         return True
-    state, published = deployment.lake.state(source.name, table), deployment.warehouse.state(source.name, table)
+    state = deployment.lake.state(source.name, table)
     if state is None or published is None:
         return False
-    return state.current.marker.sequence == published.marker.sequence == head and state.current.marker == published.marker
+    return published.marker.sequence == head and state.current.marker == published.marker

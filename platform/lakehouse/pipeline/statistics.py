@@ -6,12 +6,14 @@ knows the days that it changed; the days of every version since then are stale, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
 from lakehouse.tables.engine import TableVersion
+from lakehouse.warehouse.publisher import Published
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,22 @@ class StaleStatistics:
         return bool(self.days) or self.first_build
 
 
-def stale_statistics(deployment: Deployment) -> StaleStatistics:
-    """Compare what is published with what the statistics were built from."""
+def stale_statistics(deployment: Deployment, published: Mapping[str, Published | None] | None = None) -> StaleStatistics:
+    """Compare what is published with what the statistics were built from.
+
+    published: what the caller has found of some tables, by source.table; the others are asked for.
+    """
+    known = published or {}
     built = deployment.warehouse.read_statistics_marker()
     days: set[str] = set()
     sequences: dict[str, int] = {}
     for source, table in deployment.select():
-        published = deployment.warehouse.state(source.name, table)
-        if published is None:
-            continue
         name = f"{source.name}.{table.name}"
-        sequences[name] = published.marker.sequence
-        days.update(_days_between(deployment, source, table, built.get(name), published.marker.sequence))
+        found = known[name] if name in known else deployment.warehouse.state(source.name, table)
+        if found is None:
+            continue
+        sequences[name] = found.marker.sequence
+        days.update(_days_between(deployment, source, table, built.get(name), found.marker.sequence))
     return StaleStatistics(tuple(sorted(map(date.fromisoformat, days))), sequences, first_build=not built and bool(sequences))
 
 

@@ -16,7 +16,7 @@ from lakehouse.rows.checksum import EMPTY, checksum_of
 from lakehouse.spec import RawFile, RowChecksum
 
 GROUP_ROWS = 1_000_000
-GROUP_BYTES = 64 * 2**20
+GROUP_BYTES = 32 * 2**20
 FILE_BYTES = 512 * 2**20
 SAMPLE_ROWS = 5
 BATCH_ID_KEY = "lakehouse.batch_id"
@@ -56,7 +56,7 @@ def write_files(
 ) -> Iterator[LocalFile]:
     """Parquet files of about 512 MB in `folder`, one after the other; rows keep their order. The caller removes each.
 
-    Row groups of about a million rows or 64 MB in memory, whichever comes first: one is encoded and digested while the next is
+    Row groups of about a million rows or 32 MB in memory, whichever comes first: one is encoded and digested while the next is
     gathered. `digest` is complete when the last file has come. Raises SchemaChanged for a batch of another schema, ValueRefused
     for a null that the schema forbids.
     """

@@ -80,8 +80,8 @@ class ClickHouseWarehouse:
 
     def state(self, source: str, table: Table) -> Published | None:
         """The published table, or None. TerminalError for a table of that name that the platform did not publish."""
-        current = self._current(_name(source, table))
-        return current.published if current else None
+        found = self._found(_name(source, table))
+        return found[0] if found else None
 
     def publish(
         self,
@@ -228,7 +228,8 @@ class ClickHouseWarehouse:
         self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried)
         self._drop(work.next)
 
-    def _current(self, name: str) -> _Current | None:
+    def _found(self, name: str) -> tuple[Published, str, str] | None:
+        """What is published under a name, its UUID, and what was declared as its keys."""
         tried = f"looking at {self._database}.{name} in the warehouse"
         where = f"WHERE database = {literal(self._database)} AND"
         found = self._client.rows(
@@ -246,17 +247,19 @@ class ClickHouseWarehouse:
                 remedy="Rename or drop it, or set LAKEHOUSE_WAREHOUSE__DATABASE to another database.",
             )
         marker = Marker(int(content["sequence"]), int(content["rows"]), str(content["checksum"]))
+        return Published(marker, int(content["version"]), int(rows or 0), int(size or 0)), uuid_, str(content["keys"])
+
+    def _current(self, name: str) -> _Current | None:
+        found = self._found(name)
+        if found is None:
+            return None
         columns = self._client.rows(
             "SELECT name, type, comment, default_kind = 'MATERIALIZED' FROM system.columns "
-            f"{where} table = {literal(name)} ORDER BY position",
-            tried,
+            f"WHERE database = {literal(self._database)} AND table = {literal(name)} ORDER BY position",
+            f"looking at {self._database}.{name} in the warehouse",
         )
-        return _Current(
-            Published(marker, int(content["version"]), int(rows or 0), int(size or 0)),
-            uuid_,
-            str(content["keys"]),
-            tuple(ClickHouseColumn(name_, type_, text, bool(hidden)) for name_, type_, text, hidden in columns),
-        )
+        shown = tuple(ClickHouseColumn(name_, type_, text, bool(hidden)) for name_, type_, text, hidden in columns)
+        return _Current(*found, shown)
 
     def _comment(self, name: str) -> str:
         rows = self._client.rows(
