@@ -45,7 +45,7 @@ format: $(STAMP) ## Put the code in form
 	$(BIN)/ruff check --fix .
 
 test: $(STAMP) browser ## All tests, on real servers
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 browser:
 	@command -v chromium >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \

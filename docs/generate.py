@@ -1,12 +1,17 @@
-"""Write the pages that follow from the code, and parts of `docs/sources.md`; with `--check`, fail when one is out of step."""
+"""Write the pages, and the parts of pages, that follow from the code and from the benchmarks' results.
+
+With `--check`, fail when one is out of step.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import pyarrow as pa
@@ -22,6 +27,7 @@ from lakehouse.tables.iceberg.schema import iceberg_type
 from lakehouse.warehouse.clickhouse.layout import column_type
 
 DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
 
 
 def commands_page() -> str:
@@ -107,14 +113,52 @@ def _parquet_annotation(column: pq.ColumnSchema) -> str:
     return kind.lower() + within.get(kind, "")
 
 
-def sources_page() -> str:
-    """The page of sources as it is, with its generated parts anew."""
-    text = (DOCS / "sources.md").read_text()
-    for name, part in {"postgres types": postgres_types()}.items():
-        begin, end = f"<!-- {name}: written by `make docs` -->\n", f"\n<!-- end of {name} -->"
+def benchmark_results(name: str) -> str:
+    """The results of a benchmark that are kept, as a table."""
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    machine = content["machine"]
+    on = f"{machine['cores']} cores, {machine['memory_mb'] // 1024} GB, {machine['os']}, Python {machine['python']}"
+    head = ["| | rows | seconds | CPU s | rows/s | peak MB | goal |", "| --- | ---: | ---: | ---: | ---: | ---: | --- |"]
+    rows = [
+        f"| {each['tool']} | {_count(each['rows'])} | {each['seconds']:.2f} | {each['cpu_seconds']:.2f} "
+        f"| {_count(each['rows_per_s'])} | {each['peak_rss_mb']:.0f} | {_goal(each)} |"
+        for each in content["results"]
+    ]
+    load = f"load {machine['load_average']} when it began"
+    return "\n".join([f"Measured on {on}, {load}; the median of the runs.", "", *head, *rows])
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number else ""
+
+
+def _goal(result: dict[str, Any]) -> str:
+    if result["goal_seconds"] is None:
+        return ""
+    return f"< {result['goal_seconds']:.3g} s: {'met' if result['goal_met'] else 'not met'}"
+
+
+def page_with_parts(name: str, parts: dict[str, Callable[[], str]]) -> str:
+    """A page as it is, with its generated parts anew."""
+    text = (DOCS / name).read_text()
+    for title, part in parts.items():
+        begin, end = f"<!-- {title}: written by `make docs` -->\n", f"\n<!-- end of {title} -->"
         head, _, rest = text.partition(begin)
-        text = head + begin + part + end + rest.partition(end)[2]
+        text = head + begin + part() + end + rest.partition(end)[2]
     return text
+
+
+def pages() -> dict[str, str]:
+    """Every page that is written or checked."""
+    results = {
+        f"results of {name}": partial(benchmark_results, name) for name in sorted(path.stem for path in RESULTS.glob("*.json"))
+    }
+    return {
+        "commands.md": commands_page(),
+        "settings.md": settings_page(),
+        "sources.md": page_with_parts("sources.md", {"postgres types": postgres_types}),
+        "performance.md": page_with_parts("performance.md", results),
+    }
 
 
 def main() -> int:
@@ -123,7 +167,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail when a page is not what the code says")
     check = parser.parse_args().check
     stale = []
-    for name, text in (("commands.md", commands_page()), ("settings.md", settings_page()), ("sources.md", sources_page())):
+    for name, text in pages().items():
         path = DOCS / name
         if path.is_file() and path.read_text() == text:
             continue
