@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in given.names:
         if name not in BENCHMARKS:
             parser.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    size = Size(given.rows, given.users, given.repeat)
+    size = Size(rows=given.rows, users=given.users, repetitions=given.repeat)
     signal.signal(signal.SIGTERM, _stop)
     try:
         for name in given.names or BENCHMARKS:

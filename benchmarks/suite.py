@@ -30,7 +30,7 @@ OTHERS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Size:
     """How much to measure, and how often. rows: API logs of `path`. users: of the example application.
     documents: of `documents`."""
