@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -138,7 +138,7 @@ def _goal(result: dict[str, Any]) -> str:
     return f"< {result['goal_seconds']:.3g} s: {'met' if result['goal_met'] else 'not met'}"
 
 
-def page_with_parts(name: str, parts: dict[str, Callable[[], str]]) -> str:
+def page_with_parts(name: str, parts: Mapping[str, Callable[[], str]]) -> str:
     """A page as it is, with its generated parts anew."""
     text = (DOCS / name).read_text()
     for title, part in parts.items():
