@@ -194,7 +194,7 @@ def test_a_type_that_cannot_be_followed_stops_with_column_types_and_the_ways_on(
     with pytest.raises(SchemaChanged) as raised:
         lake.apply(log)
     said = str(raised.value)
-    for part in (f"column {column!r}", changed, FIELDS[column], "lakehouse rebuild shop.items"):
+    for part in (f"column {column!r}", changed, FIELDS[column], "beside shop.items"):
         assert part in said
     assert lake.state(ITEMS) == before
 

@@ -84,8 +84,8 @@ def _followed(source: str, table: Table, manifest: Manifest, known: FieldSpec, f
             f"applying batch {manifest.batch_id} to {source}.{table.name}: column {field.name!r} changed its type",
             value=f"{field.type} in the batch, {known.type} in the table",
             allowed="int32 to int64, float32 to float64, json to string, a decimal to more digits of the same scale",
-            remedy=f"Rebuild the table from its raw log under the new type (`lakehouse rebuild {source}.{table.name}`), "
-            f"or cast the column back to {known.type} in the source, or read it into a column of another name.",
+            remedy=f"Cast the column back to {known.type} in the source, declare it as {known.type} or string, or declare "
+            f"another table of the same relation= beside {source}.{table.name}: it is built anew with the new type.",
         )
     nullable = known.nullable or (field.nullable and manifest.kind != "delete")
     doc = field.doc or known.doc

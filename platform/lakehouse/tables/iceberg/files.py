@@ -99,14 +99,14 @@ def reading(tried: str) -> Iterator[None]:
             tried,
             value=str(error),
             allowed="every file that the table's metadata names",
-            remedy="Restore the file, roll back to a version that does not need it, or rebuild the table from its raw log.",
+            remedy="Restore the file, or roll back to a version without it: the next run applies the raw log from there.",
         ) from error
     except pa.ArrowInvalid as error:
         raise DamagedData(
             tried,
             value=str(error),
             allowed="a Parquet file as it was written",
-            remedy="Restore the file, or rebuild the table from its raw log.",
+            remedy="Restore the file, or roll back to a version without it: the next run applies the raw log from there.",
         ) from error
     except OSError as error:
         raise StoreUnavailable(

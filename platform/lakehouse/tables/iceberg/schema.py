@@ -146,7 +146,7 @@ def check_spec(tried: str, found: PartitionSpec, partitioning: Partitioning, sch
             tried,
             value=f"the table is partitioned by {found.fields or 'nothing'}",
             allowed=f"the declared partitioning: {wanted.fields or 'nothing'}",
-            remedy="Declare the partitioning that the table has, or rebuild the table from its raw log (`lakehouse rebuild`).",
+            remedy="Declare the partitioning that it has, or another table of the same relation=: it is built anew.",
         )
 
 

@@ -177,7 +177,7 @@ class ClickHouseWarehouse:
                 work.tried,
                 value=problem,
                 allowed=f"{work.marker.rows} rows, as the lake's marker says",
-                remedy="Run `lakehouse verify` on the table; `lakehouse rebuild` makes the lake's copy anew from raw.",
+                remedy="Run `lakehouse verify`; `lakehouse rollback` goes back to a version that is whole, the next run on.",
             )
         self._exchange(work, current, lock)
 
