@@ -1,17 +1,13 @@
-"""What stands beside the processes that are measured: a server of prebuilt replies, an environment with another tool."""
+"""What stands beside the processes that are measured: a server of prebuilt replies."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from benchmarks.measuring import ROOT, CommandFailed, run
+from benchmarks.measuring import ROOT, CommandFailed
 
 
 @contextmanager
@@ -28,21 +24,3 @@ def fake_server(documents: int) -> Iterator[str]:
             yield f"mongodb://127.0.0.1:{port}/bench?directConnection=true"
         finally:
             process.stdin.close()
-
-
-@contextmanager
-def other_python(package: str, say: Callable[[str], None]) -> Iterator[str | None]:
-    """An interpreter of a fresh environment with a package that ours does not have; None when it cannot be installed."""
-    folder = Path(tempfile.mkdtemp(prefix="lh-bench-other-"))
-    python = str(folder / "bin" / "python")
-    try:
-        try:
-            run([sys.executable, "-m", "venv", str(folder)], os.environ)
-            run([python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", package], os.environ)
-        except CommandFailed as failed:
-            say(f"{package} cannot be installed, so it is left out: {str(failed).splitlines()[-1]}")
-            yield None
-            return
-        yield python
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

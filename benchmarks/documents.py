@@ -3,7 +3,7 @@
 
 Prints, as its last line, `{"rows": n, "seconds": s, "cpu_seconds": c}`. `drain` throws the replies away (rows: their bytes);
 `typed` writes eight typed columns and the whole document as raw Parquet, with their checksum; `nested` a list and a struct as
-well; `arrow` stops before Parquet.
+well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pymongo
 import lakehouse.sources.mongodb  # noqa: F401  # opening a source imports it; no tool's imports are counted
 from benchmarks import mixed
 from lakehouse.raw.writer import empty_digest, write_files
-from lakehouse.sources import SourceReader, open_source
+from lakehouse.sources import open_source
 from lakehouse.spec import Column, Source, Table
 
 TYPED = (
@@ -55,17 +55,9 @@ def nested(url: str) -> int:
     return _written(url, NESTED)
 
 
-def arrow(url: str) -> int:
-    """Typed columns and the whole document in memory, batch by batch."""
-    table = _table(TYPED)
-    reader = _reader(url, table)
-    with reader.snapshot() as snapshot:
-        return sum(batch.num_rows for batch in snapshot.read(table))
-
-
 def _written(url: str, columns: tuple[Column, ...]) -> int:
-    table = _table(columns)
-    reader = _reader(url, table)
+    table = Table("documents", "snapshot", ("_id",), columns=columns)
+    reader = open_source(Source("bench", "mongodb", (table,)), url)
     schema = reader.schema(table)
     with tempfile.TemporaryDirectory() as folder, reader.snapshot() as snapshot:
         rows = 0
@@ -75,15 +67,7 @@ def _written(url: str, columns: tuple[Column, ...]) -> int:
         return rows
 
 
-def _table(columns: tuple[Column, ...]) -> Table:
-    return Table("documents", "snapshot", ("_id",), columns=columns)
-
-
-def _reader(url: str, table: Table) -> SourceReader:
-    return open_source(Source("bench", "mongodb", (table,)), url)
-
-
-WAYS: dict[str, Callable[[str], int]] = {"drain": drain, "typed": typed, "nested": nested, "arrow": arrow}
+WAYS: dict[str, Callable[[str], int]] = {"drain": drain, "typed": typed, "nested": nested}
 
 
 def load(url: str, count: int) -> int:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.beside import fake_server, other_python
+from benchmarks.beside import fake_server
+from benchmarks.environment import python_with
 from benchmarks.extraction.comparison import extract as compare_extraction
 from benchmarks.home import Home, Step, own_home, told
 from benchmarks.measuring import run
@@ -129,21 +130,31 @@ def extract(size: Size, say: Say) -> list[Measurement]:
 def documents(size: Size, say: Say) -> list[Measurement]:
     """Documents of mixed shape to raw Parquet, the whole document kept: from prebuilt replies, and from the embedded server.
 
-    Each against the same replies drained to nothing; from prebuilt replies also against pymongoarrow with an explicit schema, in
-    an environment of its own, where that can be installed.
+    Each against the same replies drained to nothing; from prebuilt replies also against pymongoarrow with an explicit schema.
     """
-    with fake_server(size.documents) as url, other_python("pymongoarrow", say) as python:
+    other = str(python_with("mongodb"))
+    with fake_server(size.documents) as url:
         measured = _ways(size, say, "prebuilt replies", url, goal=size.documents / 350_000)
-        if python is not None:
-            command = [python, "benchmarks/other_pymongoarrow.py", url]
-            ended = [told(run(command, os.environ)).ended for _ in range(size.repetitions)]
-            measured.append(Measurement.of("prebuilt replies: pymongoarrow, 8 columns", ended, rows=size.documents))
+        command = [other, "benchmarks/other_pymongoarrow.py", url]
+        ended = [told(run(command, os.environ)).ended for _ in range(size.repetitions)]
+        measured.append(Measurement.of("prebuilt replies: pymongoarrow, 8 columns", ended, rows=size.documents))
     with own_home() as home:
         home.lakehouse("up")
         url = json.loads(home.lakehouse("env", "--format", "json").output)["CHRONOCHAT_MONGO_URL"]
         say(f"loading {size.documents:,} documents")
         home.python("-m", "benchmarks.documents", "load", url, str(size.documents))
         measured += _ways(size, say, "embedded server", url)
+    return measured
+
+
+def digest(size: Size, say: Say) -> list[Measurement]:
+    """The digests of rows in memory on one core: as they are made now, and as the MD5 of a text. Needs no server."""
+    measured = []
+    for way, name in (("columns", "arithmetic on columns"), ("text", "MD5 of a text")):
+        command = [sys.executable, "-m", "benchmarks.digest", way, str(size.rows)]
+        steps = [told(run(command, os.environ)) for _ in range(size.repetitions)]
+        say(f"{name}: {steps[-1].ended.seconds:.2f} s")
+        measured.append(Measurement.of(name, [step.ended for step in steps], rows=size.rows))
     return measured
 
 
@@ -170,4 +181,5 @@ BENCHMARKS: dict[str, Benchmark] = {
     "up": up,
     "extract": extract,
     "documents": documents,
+    "digest": digest,
 }

@@ -143,8 +143,11 @@ def page_with_parts(name: str, parts: Mapping[str, Callable[[], str]]) -> str:
     text = (DOCS / name).read_text()
     for title, part in parts.items():
         begin, end = f"<!-- {title}: written by `make docs` -->\n", f"\n<!-- end of {title} -->"
-        head, _, rest = text.partition(begin)
-        text = head + begin + part() + end + rest.partition(end)[2]
+        head, begun, rest = text.partition(begin)
+        _, ended, tail = f"\n{rest}".partition(end)
+        if not (begun and ended):
+            raise SystemExit(f"docs/{name} has no place for its generated part: the lines {begin}{end.strip()}")
+        text = head + begin + part() + end + tail
     return text
 
 

@@ -1,7 +1,8 @@
-"""An embedded ClickHouse server that one test owns: to kill, to restart, to weigh."""
+"""An embedded ClickHouse server that one test or one module owns: to ask, to kill, to restart, to weigh."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -15,6 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from lakehouse.services.processes import poll
 
 USER, PASSWORD = "tester", "s3cret'\""
 
@@ -42,16 +48,16 @@ class ClickHouseServer:
 
     def wait(self) -> None:
         """Until it answers; fails with its log when it ends first."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, (self.path / "log").read_text()
-            try:
-                with urllib.request.urlopen(f"{self.url}ping", timeout=5) as answer:
-                    assert answer.read() == b"Ok.\n"
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.02)
-        raise AssertionError(f"no answer: {(self.path / 'log').read_text()}")
+        assert poll(self.answers, seconds=60, every=0.02), f"no answer: {(self.path / 'log').read_text()}"
+
+    def answers(self) -> bool:
+        """Whether it answers yet; fails with its log when it has ended."""
+        assert self.process.poll() is None, (self.path / "log").read_text()
+        try:
+            with urllib.request.urlopen(f"{self.url}ping", timeout=5) as answer:
+                return bool(answer.read() == b"Ok.\n")
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
 
     def client(self, **options: Any) -> Any:
         """A clickhouse-connect client."""
@@ -104,3 +110,39 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture(scope="module", name="server")
+def server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """One server for this module."""
+    with clickhouse_server(tmp_path_factory.mktemp("clickhouse")) as running:
+        yield running
+
+
+@pytest.fixture(name="client")
+def client_fixture(server: ClickHouseServer) -> Iterator[Any]:
+    """A client in a database of the test's own."""
+    name = f"t{time.monotonic_ns()}"
+    with server.client() as first:
+        first.command(f"create database {name}")
+    opened = server.client(database=name)
+    yield opened
+    opened.close()
+
+
+def ask(
+    server: ClickHouseServer,
+    body: bytes = b"",
+    method: str = "POST",
+    headers: dict[str, str] | None = None,
+    known: bool = True,
+    **parameters: Any,
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """One request by hand: status, headers, body."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    given = {"X-ClickHouse-User": USER, "X-ClickHouse-Key": PASSWORD} if known else {}
+    connection.request(method, "/?" + urlencode(parameters), body=body or None, headers={**given, **(headers or {})})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, response.headers, content

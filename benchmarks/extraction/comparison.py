@@ -14,16 +14,15 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.environment import python_with
 from benchmarks.extraction.data import NARROW, WIDE, Relation, fill_days
-from benchmarks.extraction.environment import tools_python
-from benchmarks.home import Home, own_home
+from benchmarks.home import Home, own_home, told
 from benchmarks.measuring import Ended, run
 from benchmarks.results import Measurement
 
 OTHERS = ("duckdb", "adbc", "connectorx", "rivet", "dlt")
 AHEAD = {"narrow": 1.2, "wide": 0.9}
 """The rate that is wanted, in rates of one `psql` that drains a binary COPY."""
-MEMORY_MB = 300
 Say = Callable[[str], None]
 
 
@@ -42,7 +41,7 @@ class Place:
 
     def python(self, *arguments: str) -> Ended:
         """Run our interpreter; the costs are those that it tells, the peak that of the process."""
-        return self._told([sys.executable, *arguments])
+        return told(run([sys.executable, *arguments], self.environment)).ended
 
     def tool(self, name: str, table: str, rows: int) -> Ended:
         """Another tool, into an empty folder."""
@@ -50,7 +49,7 @@ class Place:
             if name == "rivet":
                 return self._rivet(table, folder)
             script = Path(__file__).with_name("tools.py")
-            return self._told([str(self.tools), str(script), name, table, str(rows), folder])
+            return told(run([str(self.tools), str(script), name, table, str(rows), folder], self.environment)).ended
 
     def drain(self, table: str, conditions: tuple[str, ...]) -> Ended:
         """`psql` draining one binary COPY for each condition, all at once, to nothing."""
@@ -61,11 +60,6 @@ class Place:
     def ours(self, table: str, store: str, *day: str) -> Ended:
         """This project, into an empty store."""
         return self.python("-m", "benchmarks.extraction.ours", table, store, *day)
-
-    def _told(self, command: list[str]) -> Ended:
-        ended = run(command, self.environment)
-        told = json.loads(ended.output.splitlines()[-1])
-        return replace(ended, seconds=told["seconds"], cpu_seconds=told["cpu_seconds"])
 
     def _rivet(self, table: str, folder: str) -> Ended:
         program, config = str(self.tools.with_name("rivet")), f"{folder}/rivet.yaml"
@@ -151,7 +145,7 @@ def _pages(place: Place, table: str) -> int:
 
 @contextmanager
 def _place(say: Say) -> Iterator[Place]:
-    tools = tools_python()
+    tools = python_with("postgres")
     with own_home() as home:
         say("starting the servers")
         home.lakehouse("up")

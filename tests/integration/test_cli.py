@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
+import os
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pymongo
 import pytest
 
+from lakehouse.services import postgres
 from tests.deployments import PROGRAMS, Project
 
 TABLES = {
@@ -74,8 +75,8 @@ def test_the_addresses_of_env_work_for_the_tools_of_others(demo: Project, monkey
     clickhouse.close()
 
 
-@pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not installed")
-def test_psql_finds_the_source_and_the_catalog(demo: Project) -> None:
+def test_psql_finds_the_source_and_the_catalog(demo: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{postgres.binaries()}{os.pathsep}{os.environ['PATH']}")
     count = demo.shell('eval "$(lakehouse env)" && psql "$CHRONOCHAT_URL" -Atc "select count(*) from users"')
     assert int(count.out) == len(demo.warehouse("select id from lakehouse.chronochat__users"))
     tables = demo.shell('eval "$(lakehouse env)" && psql -Atc "select table_name from iceberg_tables order by 1"')

@@ -21,7 +21,7 @@ from tests.lakes import Lake, folder_lake_fixture, process  # noqa: F401
 from tests.rawlogs import SOURCE, HandLog
 
 FIELDS = {"id": "int64", "at": "timestamp", "text": "string"}
-ROWS = 300_000
+ROWS = 600_000
 CHARACTERS = 1000
 LIMIT = 128
 
@@ -41,7 +41,7 @@ def most_memory() -> int:
 
 
 def large_log(lake: Lake, table: Table) -> HandLog:
-    """A log of an empty batch and one that is about three times the memory limit when it is decoded."""
+    """A log of an empty batch and one that is more than four times the memory limit when it is decoded."""
     log = lake.log(table, FIELDS)
     log.write("upsert", [])
     schema = pa.schema([arrow_field(name, declared, doc="x") for name, declared in FIELDS.items()])
@@ -66,7 +66,7 @@ def test_a_fold_larger_than_its_memory_spills(folder_lake: Lake, tmp_path: Path,
     assert working.exitcode == 0
     assert lake.marker(table).rows == ROWS
     assert lake.marker(table).checksum == log.entries[1].manifest.checksum
-    assert int((tmp_path / "peak").read_text()) < 2 * LIMIT < ROWS * CHARACTERS >> 20
+    assert int((tmp_path / "peak").read_text()) < 3 * LIMIT < ROWS * CHARACTERS >> 20
 
 
 def test_too_little_memory_is_told_with_the_setting_to_raise(folder_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,15 +102,18 @@ def extract_source(
     return [results[table.name] for table in tables]
 
 
-def has_news(deployment: Deployment, source: Source, tables: Sequence[Table]) -> bool:
+def has_news(deployment: Deployment, source: Source, tables: Sequence[Table], enough: Callable[[], bool]) -> bool:
     """Whether `extract_source` would land anything; it reads what that would read, until the first thing that is new.
 
+    enough: asked before each table; once it is true nobody wants to know any more, and the answer means nothing.
     Raises what `extract_source` would put into the result of a table that cannot be read.
     """
     with closing(deployment.reader(source)) as reader:
         bases = {table.name: sweep_base(deployment, source, table) for table in tables if table.deletes == "sweep"}
         with reader.snapshot() as snapshot:
             for table in sorted(tables, key=lambda table: _LOOKS.index(table.mode)):
+                if enough():
+                    break
                 landing = Looking(deployment, source, table, reader.schema(table), snapshot.position, "")
                 try:
                     result = _extract_table(landing, snapshot, bases.get(table.name), None, full=False)
@@ -199,7 +202,7 @@ def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | N
         return ()
     columns = landing.schema.names
     due = due_days(landing.table, landing.entries, extent, snapshot.position, days, full=full, columns=columns)
-    for day in reversed(due) if isinstance(landing, Looking) else due:
+    for day in landing.in_order(due):
         window = Window.of_day(day)
         assert window.high is not None
         visible = Window(window.low, min(window.high, max(snapshot.position.bound, window.low or window.high)))
@@ -222,8 +225,8 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
         return
     columns = landing.schema.names
     plan = upsert_plan(landing.table, landing.entries, extent, snapshot.position, full=full, columns=columns)
-    if isinstance(landing, Looking) and plan.fresh is not None:
-        raise SomethingNew
+    if plan.fresh is not None:
+        landing.expect_rows()
     if plan.overlap is not None:
         overlap = landing.window_checksum(lambda: snapshot.read(landing.table, plan.overlap))
         if plan.tail is not None and (overlap.rows, overlap.hex) == plan.tail:

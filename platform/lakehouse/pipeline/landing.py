@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import TypeVar
 
 import pyarrow as pa
@@ -104,6 +105,13 @@ class Landing:
         if self.sample is None or written.rows:
             self.sample = written.sample
 
+    def in_order(self, days: Sequence[date]) -> Sequence[date]:
+        """The days in the order in which they are read: the oldest first, as the log should have them."""
+        return days
+
+    def expect_rows(self) -> None:
+        """Be told that the source has rows newer than all that were landed, before any is read."""
+
     def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, folder: str = "") -> Written:
         """Write the files of a batch; they are in no log until they are claimed."""
         return self.log.write(batches, schema, folder=folder)
@@ -188,6 +196,14 @@ class SomethingNew(Exception):
 
 class Looking(Landing):
     """A landing that writes and claims nothing: it raises SomethingNew where a real one would."""
+
+    def in_order(self, days: Sequence[date]) -> Sequence[date]:
+        """The newest first: it is the likeliest to be new."""
+        return days[::-1]
+
+    def expect_rows(self) -> None:
+        """That is new."""
+        raise SomethingNew
 
     def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, folder: str = "") -> Written:
         """Refuse: there is something to write."""

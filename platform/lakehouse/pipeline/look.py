@@ -1,13 +1,14 @@
 """Whether a run would find anything to do, found out without doing it.
 
-It follows the code of the run itself, over the same windows and checksums, and stops at the first thing that is new. So an hour
-in which nothing happened costs a few queries and no run, and an hour in which something did costs little more than a run.
+It follows the code of the run itself, over the same windows and checksums. A source's look ends at the first thing that is new,
+those of the other sources after the table that they are at. So an hour in which nothing happened costs a few queries and no run.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
@@ -23,18 +24,23 @@ def is_up_to_date(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]
     What cannot be read is not up to date: the run will say why, and go on with the other tables.
     """
     sources = {source.name: source for source, _ in chosen}
+    enough = threading.Event()
     with ThreadPoolExecutor(len(sources)) as pool:
         # A source answers while we compare the copies, and while the lake's library is imported.
         asked = [
-            pool.submit(has_news, deployment, source, [table for of, table in chosen if of.name == name])
+            pool.submit(has_news, deployment, source, [table for of, table in chosen if of.name == name], enough.is_set)
             for name, source in sources.items()
         ]
         try:
             published = _published(deployment, chosen)
             level = all(_is_level(deployment, source, table, published[_name(source, table)]) for source, table in chosen)
-            return level and not stale_statistics(deployment, published).is_stale and not any(news.result() for news in asked)
+            if not level or stale_statistics(deployment, published).is_stale:
+                return False
+            return not any(news.result() for news in as_completed(asked))
         except LakehouseError:
             return False
+        finally:
+            enough.set()
 
 
 def _published(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> dict[str, Published | None]:

@@ -74,7 +74,7 @@ class PostgresReader:
         return self._snapshot()
 
     def warnings(self, table: Table) -> tuple[str, ...]:
-        """Nothing is looked for yet."""
+        """None: what makes reading slow is not looked for."""
         return ()
 
     def close(self) -> None:

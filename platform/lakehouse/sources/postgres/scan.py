@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from time import sleep as rest
 
 import duckdb
 import pyarrow as pa
@@ -133,7 +133,7 @@ class SnapshotScanner:
             while True:
                 condition = left.get_nowait()
                 yield from self._range(scan, condition, tried)
-                rest(self._pause)
+                time.sleep(self._pause)
 
     def _range(self, scan: Scan, condition: str, tried: str) -> Generator[pa.RecordBatch, None, None]:
         for attempt in count(1):
