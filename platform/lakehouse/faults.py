@@ -7,7 +7,7 @@ Without a fault that costs a look at one variable. `LAKEHOUSE_FAULT=<point>:<mom
 the nth passage (default: the first):
 
 - `before:kill`, `after:kill`: SIGKILL to the whole process group;
-- `before:hang`, `after:hang`: nothing more happens, until somebody kills the process;
+- `before:hang`, `after:hang`: the process stops (SIGSTOP), until somebody kills it or lets it go on (SIGCONT);
 - `before:error`: the effect fails and has not happened;
 - `after:error`: the effect has happened, and its answer is lost: success, reported as failure.
 
@@ -84,7 +84,8 @@ def _fail(action: str, fault: str) -> None:
     if action == "kill":
         os.killpg(os.getpgid(0), signal.SIGKILL)
     if action == "hang":
-        threading.Event().wait()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
     raise FaultInjected(f"{VARIABLE}={fault}")
 
 

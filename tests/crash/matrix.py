@@ -19,8 +19,9 @@ from pathlib import Path
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.rows.checksum import checksum_of
+from lakehouse.services.processes import poll
 from tests.conftest import fresh_name
-from tests.crash.passage import FAILED, Passed, points_in, start, take
+from tests.crash.passage import FAILED, Passed, go_on, points_in, start, stopped, take
 from tests.crash.tally import Tally
 from tests.shop import FIRST, Shop
 
@@ -84,6 +85,37 @@ class Matrix:
         self._compare(deployment, case)
         if case.state == FRESH:
             deployment.warehouse.query(f"drop database `{deployment.settings.warehouse.database}`")
+
+    def overlap(self, case: Case, meanwhile: Callable[[Deployment, Case], None]) -> None:
+        """One process stops at a point, others do something, then it goes on: the result is as if they had come one by one.
+
+        Publishers take turns under a lock: while one of them is stopped, the others can do all but publish.
+        """
+        deployment = self._prepared(case.table, case.state)
+        self.tally.points.add(case.passed.point)
+        passage = start(deployment.settings, case.table, fault=case.passed.fault("hang"))
+        assert poll(lambda: stopped(passage), seconds=PATIENCE), case
+        self._look(deployment, case)
+        meanwhile(deployment, case)
+        go_on(passage)
+        passage.join(PATIENCE)
+        if passage.exitcode != 0:
+            self.tally.problems.append(f"{case}: the process that was stopped ended with {passage.exitcode}")
+            passage.kill()
+        self._look(deployment, case)
+        take(deployment, case.table)
+        self._compare(deployment, case)
+
+    def another(self, deployment: Deployment, case: Case) -> None:
+        """Let something more happen, and take the table's whole way."""
+        self._change(case.table)
+        take(deployment, case.table, upto=_free(case))
+
+    def rollback(self, deployment: Deployment, case: Case) -> None:
+        """Roll the lake's table back to the version before."""
+        source, table = deployment.select([case.table])[0]
+        history = deployment.lake.history(source.name, table)
+        deployment.lake.rollback(source.name, table, history[-2].version)
 
     def _prepared(self, table: str, state: str) -> Deployment:
         """A deployment in which the table has something new, and a history or none."""
@@ -153,6 +185,11 @@ class Matrix:
             self.tally.problems.append(
                 f"{case}: {[(c.copy, c.sequence, c.rows, c.checksum, c.differs, c.problem) for c in report.copies]}"
             )
+
+
+def _free(case: Case) -> str:
+    """The last hop that others can do while a process is stopped there."""
+    return "lake" if case.passed.point.startswith("warehouse.") else "warehouse"
 
 
 def chosen(cases: Sequence[Case], seed: int) -> list[Case]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,14 +47,31 @@ def start(settings: Settings, table: str, *, fault: str = "", seen: Path | None 
     return process
 
 
-def take(deployment: Deployment, name: str) -> None:
-    """Extract, apply and publish one table; an error of the platform leaves as it is."""
+def stopped(process: BaseProcess) -> bool:
+    """Whether a passage hangs at its fault, or has ended without coming by it."""
+    try:
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state in "TZ"
+
+
+def go_on(process: BaseProcess) -> None:
+    """Let a passage that hangs go on."""
+    assert process.pid is not None
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def take(deployment: Deployment, name: str, *, upto: str = "warehouse") -> None:
+    """Extract, apply and publish one table, or only what comes before; an error of the platform leaves as it is."""
     source, table = deployment.select([name])[0]
     for result in extract_source(deployment, source, [table]):
         if result.error is not None:
             raise result.error
     apply_table(deployment, source, table)
-    publish_table(deployment, source, table)
+    if upto == "warehouse":
+        publish_table(deployment, source, table)
 
 
 def points_in(seen: Path) -> Iterator[Passed]:
