@@ -97,12 +97,16 @@ class Matrix:
         assert poll(lambda: stopped(passage), seconds=PATIENCE), case
         self._look(deployment, case)
         meanwhile(deployment, case)
+        log = deployment.log(*deployment.select([case.table])[0])
+        claimed = log.entries()
         go_on(passage)
         passage.join(PATIENCE)
         if passage.exitcode != 0:
             self.tally.problems.append(f"{case}: the process that was stopped ended with {passage.exitcode}")
             passage.kill()
         self._look(deployment, case)
+        if log.entries()[: len(claimed)] != claimed:
+            self.tally.problems.append(f"{case}: an entry of the log is not the one that was claimed")
         take(deployment, case.table)
         self._compare(deployment, case)
 
