@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -20,15 +19,14 @@ import psycopg
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import SourceSettings
 from tests.crash.matrix import Matrix, chosen, run_cases
-from tests.crash.soak import Soak
+from tests.crash.soak import UNTIL, Soak
 from tests.crash.tally import Tally, table
-from tests.deployments import CHECKOUT, demo_project
+from tests.deployments import CHECKOUT, SMALL, demo_project
 from tests.servers import Deployment as Servers
 from tests.servers import without_lakehouse_variables
 from tests.shop import CLICKS, SHOP, Shop
 
 RESULT = CHECKOUT / "benchmarks" / "results" / "crash.json"
-DEMO = ("--days", "3", "--users", "60")
 
 
 def main() -> int:
@@ -59,8 +57,7 @@ def fault_points(seed: int, *, short: bool) -> Tally:
 
 def soak(kills: int, seed: int) -> Tally:
     """Random kills over the whole example deployment."""
-    until = (datetime.now(UTC) - timedelta(days=60)).date().isoformat()
-    with demo_project((*DEMO, "--until", until)) as project, tempfile.TemporaryDirectory(prefix="lh-crash-") as notes:
+    with demo_project((*SMALL, "--until", UNTIL)) as project, tempfile.TemporaryDirectory(prefix="lh-crash-") as notes:
         return Soak(project, seed, Path(notes), say).run(kills)
 
 

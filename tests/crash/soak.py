@@ -28,6 +28,8 @@ SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 SERVER_SHARE = 0.06
 """Of the kills; a server takes seconds to come back, in which little else happens."""
 RUN_SHARE = 0.08
+UNTIL = "2026-06-01"
+"""The last day of the demo that is loaded: the ticks after it must not reach today."""
 LONGEST = 0.5
 """Seconds between two kills, at most."""
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.crash.soak import Soak
+from tests.crash.soak import UNTIL, Soak
 from tests.deployments import SMALL, demo_project
 
 KILLS = 40
@@ -16,8 +15,7 @@ SEED = 11
 
 @pytest.mark.timeout(900)
 def test_whatever_is_killed_at_random_one_run_makes_every_table_what_the_source_committed(tmp_path: Path) -> None:
-    until = (datetime.now(UTC) - timedelta(days=60)).date().isoformat()
-    with demo_project((*SMALL, "--until", until)) as project:
+    with demo_project((*SMALL, "--until", UNTIL)) as project:
         tally = Soak(project, SEED, tmp_path, print).run(KILLS)
     assert tally.problems == []
     assert tally.clean
