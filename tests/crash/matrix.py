@@ -133,7 +133,7 @@ class Matrix:
         settings, name = self.shop.deployment.settings, fresh_name()
         own = settings.model_copy(
             update={
-                "store": settings.store.model_copy(update={"url": f"{settings.store.url}-{name}"}),
+                "store": settings.store.model_copy(update={"url": f"{settings.store.url}/{name}"}),
                 "catalog": settings.catalog.model_copy(update={"name": name}),
                 "warehouse": settings.warehouse.model_copy(update={"database": f"{settings.warehouse.database}_{name}"}),
             }
