@@ -285,7 +285,8 @@ def test_the_same_values_in_other_layouts_have_one_digest() -> None:
 def test_texts_that_repeat_have_the_digests_of_the_definition() -> None:
     schema = pa.schema([arrow_field("few", "string"), arrow_field("many", "string"), arrow_field("bytes", "binary")])
     rows: list[dict[str, Any]] = [
-        {"few": None if i % 7 == 0 else f"v{i % 5}", "many": f"{i}", "bytes": None if i % 3 else b"x" * (i % 4)} for i in range(5000)
+        {"few": None if i % 7 == 0 else f"v{i % 5}", "many": f"{i}", "bytes": None if i % 3 else b"x" * (i % 4)}
+        for i in range(5000)
     ]
     assert computed(rows, schema) == model(rows)
     batch = pa.RecordBatch.from_pylist(rows, schema=schema)

@@ -29,9 +29,7 @@ def checksum_of(batches: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema)
     return RowChecksum(rows, value % 2**64)
 
 
-def partition_checksums(
-    batch: pa.RecordBatch, digests: Words, partitioning: Partitioning, found: dict[str, RowChecksum]
-) -> None:
+def partition_checksums(batch: pa.RecordBatch, digests: Words, partitioning: Partitioning, found: dict[str, RowChecksum]) -> None:
     """Add rows and checksum of a batch, whose digests are given, to those of their partitions, by name."""
     names = encoded_partitions(batch, partitioning)
     if not len(digests):
@@ -47,7 +45,12 @@ def partition_checksums(
 
 
 def _found(found: dict[str, RowChecksum], name: str, digests: Words) -> None:
-    found[name] = found.get(name, EMPTY) + RowChecksum(len(digests), _sum(digests))
+    found[name] = found.get(name, EMPTY) + digests_checksum(digests)
+
+
+def digests_checksum(digests: Words) -> RowChecksum:
+    """Rows and checksum of rows with these digests."""
+    return RowChecksum(len(digests), _sum(digests))
 
 
 def with_digests(batches: Iterable[pa.RecordBatch], schema: pa.Schema, keep: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,14 +40,21 @@ def to_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=target)
 
 
-def select_list(schema: pa.Schema) -> str:
-    """What to select for `from_clickhouse`."""
+def select_list(schema: pa.Schema, repeated: Collection[str] = ()) -> str:
+    """What to select for `from_clickhouse`; the columns of texts `repeated` are asked for as dictionaries."""
     names = [*schema.names, *(field.name + ABSENT for field in _nullable_lists(schema))]
-    return ", ".join(quoted(name) for name in names)
+    own = (f"toLowCardinality({quoted(name)}) AS {quoted(name)}" if name in repeated else quoted(name) for name in names)
+    return ", ".join(own)
 
 
-def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A batch of `select_list(schema)`, as it was in the lake."""
+def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema, *, encoded: bool = False) -> pa.RecordBatch:
+    """A batch of `select_list(schema)`, as it was in the lake; encoded: columns that came as dictionaries stay as they came."""
+    if encoded and any(pa.types.is_dictionary(column.type) for column in batch.columns):
+        came = {name: batch.column(name) for name in schema.names if pa.types.is_dictionary(batch.column(name).type)}
+        others = pa.schema([field for field in schema if field.name not in came])
+        plain = from_clickhouse(batch, others)
+        columns = [came[name] if name in came else plain.column(name) for name in schema.names]
+        return pa.RecordBatch.from_arrays(columns, names=schema.names)
     arrays = []
     for field in schema:
         column = batch.column(field.name)
