@@ -163,7 +163,7 @@ def folded_rows(
 def advance(raw: Raw, lake: LakeTables, source: Source, state: TableState, connection: duckdb.DuckDBPyConnection) -> bool:
     """Fold the entries of an `upsert` table that are new since the record over what it says; False when that cannot be done.
 
-    It can be done when every old entry's files are those that were read, no new entry brings a schema that no old one had, and
+    It can be done when every old entry's files are those that were read, no new rows bring a schema that no old ones had, and
     the lake still has the verified version, of the same files and columns.
     """
     record = raw.usable
@@ -173,7 +173,7 @@ def advance(raw: Raw, lake: LakeTables, source: Source, state: TableState, conne
     if any(entry.sequence not in raw.known for entry in standing(old)):
         return False
     schemas = {entry.manifest.fingerprint for entry in old}
-    if any(entry.manifest.fingerprint not in schemas for entry in new):
+    if any(entry.manifest.fingerprint not in schemas for entry in new if entry.manifest.kind != "delete"):
         return False
     now = datetime.now(UTC)
     removed, added = Parts(), Parts()

@@ -1,6 +1,7 @@
 """What every verification found, kept as a table of the warehouse: `lakehouse_verifications`, a row for each copy of each table.
 
-So `lakehouse sql --on warehouse` answers since when a copy is equal, and since when it was not.
+The view `lakehouse_verified` has a row for each stretch of time in which a copy was found equal, or different: since when, until
+when, how often.
 """
 
 from __future__ import annotations
@@ -36,6 +37,23 @@ SCHEMA = pa.schema(
     ]
 )
 
+VIEW = """
+create view if not exists lakehouse_verified as
+select source, table, copy, equal, min(verified_at) as since, max(verified_at) as until, count() as verifications,
+  argMax(differs, verified_at) as differs, argMax(problem, verified_at) as problem
+from (
+  select *, sum(turned) over (partition by source, table, copy order by verified_at) as stretch
+  from (
+    select source, table, copy, equal, verified_at, differs, problem,
+      equal != lagInFrame(equal, 1, equal) over (
+        partition by source, table, copy order by verified_at rows between unbounded preceding and unbounded following
+      ) as turned
+    from lakehouse_verifications
+  )
+)
+group by source, table, copy, equal, stretch
+"""
+
 
 def keep_results(
     deployment: Deployment, reports: Sequence[TableReport], *, run: str = "", on_event: Callable[[str], None] = lambda _: None
@@ -50,6 +68,7 @@ def keep_results(
     rows = pa.Table.from_pylist([row for report in reports for row in _rows(report, now, run)], schema=SCHEMA)
     try:
         deployment.warehouse.append_rows(RESULTS, rows, ("source", "table", "copy", "verified_at"))
+        deployment.warehouse.query(VIEW)
     except LakehouseError as error:
         on_event(f"the results could not be kept in the warehouse: {error.value or error}")
         return False
