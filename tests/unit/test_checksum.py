@@ -274,6 +274,13 @@ def test_values_of_any_length_follow_the_definition() -> None:
     assert computed(rows * 2, schema) == model(rows * 2)
 
 
+@pytest.mark.parametrize("size", [1, 36, 256, 257])
+def test_values_of_one_length_follow_the_definition(size: int) -> None:
+    schema = pa.schema([arrow_field("text", "string"), arrow_field("numbers", "list<int64>")])
+    rows: list[dict[str, Any]] = [{"text": chr(33 + i % 90) * size, "numbers": [i] * (size % 40)} for i in range(300)]
+    assert computed(rows, schema) == model(rows)
+
+
 def test_the_same_values_in_other_layouts_have_one_digest() -> None:
     wanted = pa.schema([pa.field("x", pa.string())])
     values = ["a", None, "", "žluť"]

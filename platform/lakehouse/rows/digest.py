@@ -39,6 +39,8 @@ _NAN = np.uint64(0x7FF8000000000000)
 _MASK = 2**64 - 1
 _BLOCK = 2**15
 """Bytes or elements that are summed at a time: their products stay in a processor's cache."""
+_SHORT = 256
+"""Bytes or elements of stretches that are all of one length, up to which multiplying them out costs less than a running sum."""
 _SAMPLE = 1024
 """Rows that tell whether the texts of a column repeat."""
 
@@ -188,8 +190,12 @@ def _structs(column: pa.StructArray) -> Words:
 
 def _sequences(values: npt.NDArray[Any], edges: npt.NDArray[np.int64]) -> Words:
     """`sum(value[i] * P**i) + length * L` of each stretch of `values` between two edges."""
-    result = np.diff(edges).view(np.uint64) * np.uint64(L)
+    lengths = np.diff(edges)
+    result = lengths.view(np.uint64) * np.uint64(L)
     powers, inverses = _powers()
+    if len(lengths) and 0 < lengths[0] <= _SHORT and (lengths == lengths[0]).all():
+        _add_alike(result, values[edges[0] : edges[-1]].reshape(len(lengths), -1), powers)
+        return result
     at, count = 0, len(result)
     while at < count:
         low = int(edges[at])
@@ -206,6 +212,13 @@ def _sequences(values: npt.NDArray[Any], edges: npt.NDArray[np.int64]) -> Words:
         result[at:until] += (found[1:] - found[:-1]) * inverses[inside[:-1]]
         at = until
     return result
+
+
+def _add_alike(result: Words, stretches: npt.NDArray[Any], powers: Words) -> None:
+    """Add the sums of stretches of one length: identifiers and tokens are such."""
+    count = max(1, _BLOCK // stretches.shape[1])
+    for start in range(0, len(result), count):
+        result[start : start + count] += stretches[start : start + count].astype(np.uint64) @ powers[: stretches.shape[1]]
 
 
 def _long(values: npt.NDArray[Any]) -> np.uint64:

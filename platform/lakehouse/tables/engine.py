@@ -96,7 +96,7 @@ class LakeTables(Protocol):
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
         """As `scan`, each batch with the name of the partition whose files it is from.
 
-        A column of texts may come as a dictionary: its values are those of the schema, its type is not.
+        A column of texts may come as a dictionary, or as bytes: its digests are those of the schema's type.
         """
         ...
 

@@ -76,7 +76,7 @@ class Warehouse(Protocol):
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
         """The rows of the named partitions, or of all, each batch with the name that `contents` gives its partition.
 
-        A column of texts may come as a dictionary: its values are those of the schema, its type is not.
+        A column of texts may come as a dictionary, or as bytes: its digests are those of the schema's type.
         """
         ...
 

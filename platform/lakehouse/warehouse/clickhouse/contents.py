@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from lakehouse.warehouse.clickhouse.client import ClickHouseClient
 from lakehouse.warehouse.clickhouse.layout import literal, quoted
-from lakehouse.warehouse.clickhouse.rows import from_clickhouse, select_list
+from lakehouse.warehouse.clickhouse.rows import encoded_from_clickhouse, select_list
 
 _ID = "_partition_id"
 _LOOKED_AT = 65_536
@@ -68,7 +68,7 @@ def _by_partition(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[tuple[st
     """The rows of one partition after the other; a block of the server's is nearly always of one."""
     ids = batch.column(_ID)
     encoded = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
-    rows, found = from_clickhouse(batch, schema, encoded=True), encoded.indices.unique()
+    rows, found = encoded_from_clickhouse(batch, schema), encoded.indices.unique()
     for code in found:
         name = encoded.dictionary[code.as_py()].as_py()
         own = rows if len(found) == 1 else rows.filter(pc.equal(encoded.indices, code))

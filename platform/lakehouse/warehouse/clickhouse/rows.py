@@ -47,14 +47,8 @@ def select_list(schema: pa.Schema, repeated: Collection[str] = ()) -> str:
     return ", ".join(own)
 
 
-def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema, *, encoded: bool = False) -> pa.RecordBatch:
-    """A batch of `select_list(schema)`, as it was in the lake; encoded: columns that came as dictionaries stay as they came."""
-    if encoded and any(pa.types.is_dictionary(column.type) for column in batch.columns):
-        came = {name: batch.column(name) for name in schema.names if pa.types.is_dictionary(batch.column(name).type)}
-        others = pa.schema([field for field in schema if field.name not in came])
-        plain = from_clickhouse(batch, others)
-        columns = [came[name] if name in came else plain.column(name) for name in schema.names]
-        return pa.RecordBatch.from_arrays(columns, names=schema.names)
+def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of `select_list(schema)`, as it was in the lake."""
     arrays = []
     for field in schema:
         column = batch.column(field.name)
@@ -65,6 +59,14 @@ def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema, *, encoded: bool =
             column = from_nested_text(column, field.type)
         arrays.append(_cast(column, field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def encoded_from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The same values, for digests: dictionaries and the bytes of texts stay as they came."""
+    texts = {field.name for field in schema if pa.types.is_string(field.type)}
+    others = from_clickhouse(batch, pa.schema([field for field in schema if field.name not in texts]))
+    columns = [(batch if name in texts else others).column(name) for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, names=schema.names)
 
 
 def readable(table: pa.Table) -> pa.Table:
