@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -310,8 +311,18 @@ def test_a_column_may_have_any_name(name: str) -> None:
     assert computed([{name: 1}], schema) == model([{name: 1}])
 
 
+DECISION = Path(__file__).resolve().parents[2] / "docs" / "decisions" / "0008-digests-on-arrow.md"
 VECTORS: tuple[tuple[str, str, Any, str], ...] = (
     ("id", "int64", 7, "1a7243f75e86f88a"),
+    ("id", "int64", None, "323def0871273387"),
+    ("ok", "bool", True, "b2daf3312ed3f984"),
+    ("day", "date", date(1969, 12, 31), "90981d6c46528cff"),
+    ("at", "timestamp", datetime(2026, 1, 31, 23, 59, 59, 123456, UTC), "9a9c7a0758c171b4"),
+    ("name", "string", "", "44d03ed01bd3727f"),
+    ("raw", "binary", b"\xff\x00", "c02ef22a9ce2c414"),
+    ("big", "decimal(38,0)", Decimal(2**70), "74247d8ef4c15503"),
+    ("share", "float64", math.nan, "9cff8bf552c721ee"),
+    ("deep", "struct<n:int64,t:string>", {"n": 1, "t": None}, "73165efe93c47615"),
     ("name", "string", "Grüße", "06d53a20c2ce7c52"),
     ("cost", "decimal(20,3)", Decimal("-0.500"), "8fd30fd721311433"),
     ("share", "float64", 0.1, "e702d55b0951bf4f"),
@@ -323,3 +334,10 @@ VECTORS: tuple[tuple[str, str, Any, str], ...] = (
 @pytest.mark.parametrize(("name", "type_", "value", "checksum"), VECTORS)
 def test_the_published_vectors_hold(name: str, type_: str, value: Any, checksum: str) -> None:
     assert computed([{name: value}], pa.schema([arrow_field(name, type_)])).hex == checksum
+    assert f"`{checksum}`" in DECISION.read_text()
+
+
+def test_the_published_vector_of_two_rows_holds() -> None:
+    rows: list[dict[str, Any]] = [{"id": 1, "name": "a"}, {"id": 2, "name": None}]
+    assert computed(rows, pa.schema([arrow_field("id", "int64"), arrow_field("name", "string")])) == model(rows)
+    assert f"`{model(rows).hex}`" in DECISION.read_text()

@@ -78,9 +78,10 @@ class EmbeddedIceberg:
         snapshot = snapshot_of(source, table, handle, version)
         schema = schema_at(handle, snapshot)
         scheme = PartitionScheme.of(table.partition, schema)
+        wanted = None if partitions is None else set(partitions)
         for file in live_files(handle, scheme, snapshot.snapshot_id):
             name = scheme.shown(file.partition)
-            if partitions is None or name in partitions:
+            if wanted is None or name in wanted:
                 for batch in encoded_batches(handle, file, schema, columns=columns):
                     yield name, batch
 
