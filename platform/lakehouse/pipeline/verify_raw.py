@@ -96,8 +96,8 @@ def day_of(entry: LogEntry) -> date | None:
     return day if window == Window.of_day(day) else None
 
 
-def entry_rows(raw: Raw, entry: LogEntry) -> Iterator[Digested]:
-    """The rows of an entry of an `append` or `snapshot` table, counted as its own part of the table as they are given.
+def entry_rows(raw: Raw, entry: LogEntry, *, count: bool = True) -> Iterator[Digested]:
+    """The rows of an entry of an `append` or `snapshot` table; counted as its part of the table, unless `count` is false.
 
     Raises DamagedData for a file that is not what was written, and for a row of another day than the entry's.
     """
@@ -115,18 +115,27 @@ def entry_rows(raw: Raw, entry: LogEntry) -> Iterator[Digested]:
             remedy="Extract the day again (`lakehouse run --from --to`).",
         )
     raw.found.read += total(parts.values()).rows
+    if not count:
+        return
     raw.found.pieces[str(entry.sequence)] = Seen(raw.identities[entry.sequence], datetime.now(UTC), parts)
+
+
+def entry_parts(raw: Raw, entry: LogEntry) -> Parts:
+    """Rows and checksum of an entry: as an earlier verification found them, else as its files say, which are then read."""
+    if entry.sequence in raw.known:
+        return raw.known[entry.sequence].parts
+    for _ in entry_rows(raw, entry):
+        pass
+    return raw.found.pieces[str(entry.sequence)].parts
 
 
 def finish_by_entry(raw: Raw) -> None:
     """Add up the standing entries: those that were read, and the known ones that were not."""
     pieces = raw.found.pieces
-    rest = [entry for entry in raw.standing if str(entry.sequence) not in pieces]
-    for entry in rest:
-        if entry.sequence not in raw.known:
-            for _ in entry_rows(raw, entry):
-                pass
-    taken = {str(entry.sequence): raw.known[entry.sequence] for entry in rest if entry.sequence in raw.known}
+    for entry in raw.standing:
+        if str(entry.sequence) not in pieces:
+            entry_parts(raw, entry)
+    taken = {str(entry.sequence): raw.known[entry.sequence] for entry in raw.standing if str(entry.sequence) not in pieces}
     raw.found.take(taken.values())
     pieces.update(taken)
     raw.found.parts = merged(seen.parts for seen in pieces.values())

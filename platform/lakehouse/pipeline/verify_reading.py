@@ -1,4 +1,4 @@
-"""Read the raw log and the source together: the rows of a stretch once, for the reference and for the comparison.
+"""Read the raw log and the source together: the rows of raw serve as the reference, and for the comparison with the source.
 
 What of the source an earlier verification has compared is not read again, unless all is read: closed days of an `append` table
 whose log entry is the same, and rows of an `upsert` table with a cursor older than what the next run would then have read again.
@@ -17,20 +17,19 @@ import duckdb
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify_copies import NOTHING
-from lakehouse.pipeline.verify_raw import Digested, Raw, advance, day_of, entry_rows, finish_by_entry, folded_rows
-from lakehouse.pipeline.verify_record import DaySeen, Record
+from lakehouse.pipeline.verify_raw import Digested, Raw, advance, day_of, entry_parts, entry_rows, finish_by_entry, folded_rows
+from lakehouse.pipeline.verify_record import DaySeen, Parts, Record
 from lakehouse.pipeline.verify_source import SourceComparison, read_again_from
 from lakehouse.pipeline.windows import closed_days
 from lakehouse.rows.checksum import digests_checksum, total
 from lakehouse.rows.duck import connect_duckdb
-from lakehouse.rows.partition import partition_prefix
 from lakehouse.rows.privacy import protected
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import LogEntry, RowChecksum, Source, Table, Window
 from lakehouse.tables.engine import TableState
 
-STRETCH = 1_000_000
-"""Rows, about, that are compared with the source at a time: so memory does not grow with an `append` table."""
+STRETCH = 300_000
+"""Rows of an `append` table, about, that are compared row by row at a time: so memory does not grow with the table."""
 
 
 @dataclass
@@ -112,29 +111,45 @@ class _Reading:
             pass
 
     def days(self) -> None:
-        """An `append` table, some days at a time; closed days that were compared with the same entry are left out."""
-        raw, closed = self.raw, closed_days(self.raw.entries)
+        """An `append` table, day by day, by rows and checksum; row by row only the days that are not the same in the source.
+
+        Closed days that were compared with the same entry before are left out.
+        """
+        raw, closed, now = self.raw, closed_days(self.raw.entries), datetime.now(UTC)
         entries = {day: entry for entry in raw.standing if (day := day_of(entry)) is not None}
         past = raw.usable.days if raw.usable else {}
-        compared = {
-            day: past[day]
-            for day, entry in entries.items()
-            if closed[day] and day in past and past[day].sequence == entry.sequence and entry.sequence in raw.known
-        }
-        rest = [day for day in sorted(entries) if day not in compared]
-        if self.snapshot is not None:
-            for days in _stretches(rest, entries):
-                rows = itertools.chain.from_iterable(entry_rows(raw, entries[day]) for day in days)
-                self.compare([Window.of_day(day) for day in days], rows)
+        unequal = []
+        for day, entry in sorted(entries.items()):
+            seen = past.get(day)
+            if closed[day] and seen is not None and seen.sequence == entry.sequence and entry.sequence in raw.known:
+                self._take(seen.rows, seen.at)
+                self.found.days[day] = seen
+                continue
+            landed = entry_parts(raw, entry)
+            found = self._totals(Window.of_day(day))
+            if found is None:
+                continue
+            if found != landed or not self.comparison.found.whole:
+                unequal.append(day)
+                continue
+            rows = total(found.values())
+            self.found.rows = self.found.rows + rows
+            if closed[day]:
+                self.found.days[day] = DaySeen(entry.sequence, now, rows)
+        for days in _stretches(unequal, entries):
+            again = itertools.chain.from_iterable(entry_rows(raw, entries[day], count=False) for day in days)
+            self.compare([Window.of_day(day) for day in days], again)
         finish_by_entry(raw)
-        now, parts = datetime.now(UTC), self.comparison.found.parts
-        for seen in compared.values():
-            self._take(seen.rows, seen.at)
-        self.found.days = compared | {
-            day: DaySeen(entries[day].sequence, now, parts.get(_name(self.table, day), NOTHING))
-            for day in rest
-            if closed[day] and self.comparison.found.whole
-        }
+
+    def _totals(self, window: Window) -> Parts | None:
+        """Rows and checksum of a window of the source, by partition; None when the source cannot be read."""
+        if self.snapshot is None or self.found.problem:
+            return None
+        try:
+            return self.comparison.totals(protected(self.snapshot.read(self.table, window), self.table, self.key))
+        except LakehouseError as error:
+            self.found.problem = f"cannot be read: {error}"
+            return None
 
     def everything(self, folded: duckdb.DuckDBPyConnection, *, count: bool = True) -> None:
         """The fold of the whole log, and all of the source that was landed."""
@@ -196,7 +211,3 @@ def _counted(rows: Iterator[Digested], into: list[RowChecksum]) -> Iterator[Dige
     for batch, digests in rows:
         into.append(digests_checksum(digests))
         yield batch, digests
-
-
-def _name(table: Table, day: date) -> str:
-    return f"{partition_prefix(table.partition)}={day.isoformat()}"

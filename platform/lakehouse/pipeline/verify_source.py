@@ -30,7 +30,7 @@ from lakehouse.pipeline.verify_raw import Digested
 from lakehouse.pipeline.verify_record import Parts
 from lakehouse.pipeline.windows import closed_days
 from lakehouse.raw import schema_of
-from lakehouse.rows.checksum import DIGEST, digest_schema
+from lakehouse.rows.checksum import DIGEST, digest_schema, partition_checksums
 from lakehouse.rows.digest import row_digests
 from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.partition import PARTITION, encoded_partitions
@@ -70,19 +70,25 @@ class SourceComparison:
         """A comparison that has found nothing yet."""
         return SourceComparison(self._table, self._entries, self._connection)
 
+    def totals(self, batches: Iterator[pa.RecordBatch]) -> Parts:
+        """Rows and checksum of rows of the source, by partition; nothing is compared."""
+        parts = Parts()
+        for batch, digests in self._digested(batches):
+            partition_checksums(batch, digests, self._table.partition, parts)
+        return parts
+
     def load_source(self, batches: Iterator[pa.RecordBatch]) -> None:
         """The source's rows of a stretch, protected as they would land."""
+        self._load("source_digests", self._digested(batches))
 
-        def digested() -> Iterator[Digested]:
-            for batch in batches:
-                names = set(batch.schema.names)
-                self._shared = names & self._landed
-                self.found.whole = self.found.whole and names == self._landed
-                self.found.read += batch.num_rows
-                yield batch, row_digests(batch, _part(batch.schema, self._shared))
-
+    def _digested(self, batches: Iterator[pa.RecordBatch]) -> Iterator[Digested]:
         self._shared = self._landed
-        self._load("source_digests", digested())
+        for batch in batches:
+            names = set(batch.schema.names)
+            self._shared = names & self._landed
+            self.found.whole = self.found.whole and names == self._landed
+            self.found.read += batch.num_rows
+            yield batch, row_digests(batch, _part(batch.schema, self._shared))
 
     def load_raw(self, rows: Iterator[Digested]) -> None:
         """The rows of raw of the same stretch, compared by the columns that both sides have."""
