@@ -33,8 +33,8 @@ OTHERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much to measure, and how often. rows: API logs of `path`. users: of the example application.
-    documents: of `documents`."""
+    """How much to measure, and how often. rows: API logs of `path` and `verify`. users: of the example
+    application. documents: of `documents`."""
 
     rows: int = 1_000_000
     users: int = 2_000
