@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """0: all were run. 1: a command that is measured failed. 2: wrong use."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)} [default: all]")
-    parser.add_argument("--rows", type=int, default=Size.rows, help="API logs of `path` [default: %(default)s]")
+    parser.add_argument("--rows", type=int, default=Size.rows, help="API logs of `path` and `verify` [default: %(default)s]")
     parser.add_argument("--users", type=int, default=Size.users, help="users of the example data [default: %(default)s]")
     parser.add_argument("--repeat", type=int, default=Size.repetitions, help="repetitions [default: %(default)s]")
     given = parser.parse_args(arguments)

@@ -18,9 +18,13 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.statistics import stale_statistics
+from lakehouse.pipeline.verify import verify_source_tables
+from lakehouse.pipeline.verify_copies import plain_schema
 from lakehouse.pipeline.windows import DayRange
+from lakehouse.rows.checksum import partition_checksums, total
+from lakehouse.rows.digest import row_digests
 from lakehouse.settings import Settings
-from lakehouse.spec import Source, Table
+from lakehouse.spec import RowChecksum, Source, Table
 
 Chosen = Sequence[tuple[Source, Table]]
 
@@ -70,12 +74,84 @@ def statistics(here: Deployment, chosen: Chosen) -> int:
     return int(found["rows"])
 
 
+def read_lake(here: Deployment, chosen: Chosen) -> int:
+    """Rows and checksum of every lake partition, as a deep verification reads them."""
+    return sum(read_copy(here, source, table, lake=True, partitions=None) for source, table in chosen)
+
+
+def read_lake_part(here: Deployment, chosen: Chosen) -> int:
+    """The same of two partitions of each table."""
+    return sum(
+        read_copy(here, source, table, lake=True, partitions=sorted(here.lake.contents(source.name, table))[:2])
+        for source, table in chosen
+    )
+
+
+def read_warehouse(here: Deployment, chosen: Chosen) -> int:
+    """Rows and checksum of every published partition, as a deep verification reads them."""
+    return sum(read_copy(here, source, table, lake=False, partitions=None) for source, table in chosen)
+
+
+def read_both(here: Deployment, chosen: Chosen) -> int:
+    """The lake, then the warehouse."""
+    return read_lake(here, chosen) + read_warehouse(here, chosen)
+
+
+def read_copy(here: Deployment, source: Source, table: Table, *, lake: bool, partitions: Sequence[str] | None) -> int:
+    """Read and digest one copy of a table; a checksum that is not the marker's raises."""
+    state = here.lake.state(source.name, table)
+    assert state is not None
+    batches = (
+        here.lake.scan_by_partition(source.name, table, partitions=partitions)
+        if lake
+        else here.warehouse.scan_by_partition(source.name, table, state.schema, partitions)
+    )
+    parts: dict[str, RowChecksum] = {}
+    for _, batch in batches:
+        partition_checksums(batch, row_digests(batch, plain_schema(batch)), table.partition, parts)
+    found = total(parts.values())
+    if partitions is None and found.hex != state.current.marker.checksum:
+        raise SystemExit(f"{source.name}.{table.name}: {found.hex} instead of {state.current.marker.checksum}")
+    return found.rows
+
+
+def verify(here: Deployment, chosen: Chosen, *, deep: bool = False) -> int:
+    """Compare every copy; rows: those that were read, of all copies together."""
+    reports = [report for source, table in chosen for report in verify_source_tables(here, source, [table], deep=deep)]
+    if not all(report.equal for report in reports):
+        raise SystemExit("\n".join(str(report) for report in reports))
+    return sum(copy.read for report in reports for copy in report.copies)
+
+
+def verify_deep(here: Deployment, chosen: Chosen) -> int:
+    """The same, reading everything."""
+    return verify(here, chosen, deep=True)
+
+
+def touch(here: Deployment, chosen: Chosen) -> int:
+    """One more row in the newest day of the API logs, at their source."""
+    import psycopg
+
+    with psycopg.connect(here.settings.source_url("chronochat")) as connection:
+        connection.execute("create temp table one as select * from api_logs order by created_at desc limit 1")
+        connection.execute("update one set id = gen_random_uuid()")
+        connection.execute("insert into api_logs select * from one")
+    return 1
+
+
 HOPS: dict[str, Callable[[Deployment, Chosen], int]] = {
     "extract": extract,
     "apply": apply,
     "publish": publish,
     "stale": stale,
     "statistics": statistics,
+    "read-lake": read_lake,
+    "read-lake-part": read_lake_part,
+    "read-warehouse": read_warehouse,
+    "read-both": read_both,
+    "verify": verify,
+    "verify-deep": verify_deep,
+    "touch": touch,
 }
 
 
@@ -110,6 +186,8 @@ def main() -> None:
     if given.copy:
         here = Deployment(apart(here.settings, given.copy), here.sources)
     chosen = here.select(given.tables)
+    if given.hop.startswith("read-"):
+        HOPS[given.hop](here, chosen)  # what is imported and connected once is no part of a rate
     began, cpu = time.monotonic(), time.process_time()
     rows = load(here.settings, given.users, given.api_logs) if given.hop == "load" else HOPS[given.hop](here, chosen)
     told = {"rows": rows, "seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.beside import fake_server
 from benchmarks.environment import python_with
@@ -33,8 +33,8 @@ OTHERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much to measure, and how often. rows: API logs of `path`. users: of the example application.
-    documents: of `documents`."""
+    """How much to measure, and how often. rows: API logs of `path` and `verify`. users: of the example
+    application. documents: of `documents`."""
 
     rows: int = 1_000_000
     users: int = 2_000
@@ -66,6 +66,43 @@ def path(size: Size, say: Say) -> list[Measurement]:
     return [
         Measurement.of(names.get(hop, hop), [step.ended for step in steps], rows=steps[-1].rows) for hop, steps in hops.items()
     ]
+
+
+def verify(size: Size, say: Say) -> list[Measurement]:
+    """Comparing the copies of the API logs: reading lake and warehouse, all of it, and what has changed."""
+    repetitions = range(size.repetitions)
+    with own_home() as home:
+        home.lakehouse("up")
+        say(f"loading {size.rows:,} API logs")
+        home.step("load", "--users", str(size.users), "--api-logs", str(size.rows))
+        for hop in ("extract", "apply", "publish"):
+            home.step(hop, API_LOGS)
+
+        def timed(name: str, hop: str, before: Callable[[], None] = lambda: None) -> tuple[str, list[Step]]:
+            steps = []
+            for _ in repetitions:
+                before()
+                steps.append(home.step(hop, API_LOGS))
+            say(f"{name}: {steps[-1].ended.seconds:.2f} s")
+            return name, steps
+
+        def change() -> None:
+            for hop in ("touch", "extract", "apply", "publish"):
+                home.step(hop, API_LOGS)
+
+        named = [
+            timed("reading the lake", "read-lake"),
+            timed("reading two days of it", "read-lake-part"),
+            timed("reading the warehouse", "read-warehouse"),
+            timed("verify --deep, every copy", "verify-deep"),
+            timed("verify, nothing has changed", "verify"),
+            timed("verify, one day has changed", "verify", change),
+        ]
+        _, both = timed("reading lake and warehouse", "read-both")
+    measured = [Measurement.of(name, [step.ended for step in steps], rows=steps[-1].rows) for name, steps in named]
+    cores = [replace(step.ended, seconds=step.ended.cpu_seconds) for step in both]
+    name = "lake and warehouse, in seconds of one core"
+    return [*measured, Measurement.of(name, cores, rows=both[-1].rows, goal=both[-1].rows / 2_000_000)]
 
 
 def empty(size: Size, say: Say) -> list[Measurement]:
@@ -176,6 +213,7 @@ def _stop(home: Home) -> None:
 
 BENCHMARKS: dict[str, Benchmark] = {
     "path": path,
+    "verify": verify,
     "empty": empty,
     "definitions": definitions,
     "up": up,

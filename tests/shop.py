@@ -141,11 +141,11 @@ class Shop:
             publish_table(self.deployment, source, table)
         return results
 
-    def verify(self) -> dict[str, TableReport]:
+    def verify(self, *, deep: bool = False) -> dict[str, TableReport]:
         """Every copy of every table."""
         reports = {}
         for source in self.deployment.sources:
-            for report in verify_source_tables(self.deployment, source, list(source.tables)):
+            for report in verify_source_tables(self.deployment, source, list(source.tables), deep=deep):
                 reports[report.table] = report
         return reports
 

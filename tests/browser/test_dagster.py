@@ -131,15 +131,17 @@ def test_a_materialization_tells_rows_bytes_sequence_and_a_sample_without_person
         assert "@" not in entries["sample"]["mdStr"]
 
 
-def test_the_schedule_of_the_day_and_the_sensor_are_on(dagster: Dagster) -> None:
+def test_the_schedules_of_the_day_and_the_sensor_are_on(dagster: Dagster) -> None:
     where = {"repositoryName": "__repository__", "repositoryLocationName": "lakehouse"}
     query = """query($where: RepositorySelector!) {
       schedulesOrError(repositorySelector: $where) { ... on Schedules { results { name cronSchedule executionTimezone
         scheduleState { status } } } }
       sensorsOrError(repositorySelector: $where) { ... on Sensors { results { name sensorState { status } } } } }"""
     found = dagster.ask(query, where=where)
-    assert found["schedulesOrError"]["results"] == [
-        {"name": "daily", "cronSchedule": "0 1 * * *", "executionTimezone": "UTC", "scheduleState": {"status": "RUNNING"}}
+    on = {"executionTimezone": "UTC", "scheduleState": {"status": "RUNNING"}}
+    assert sorted(found["schedulesOrError"]["results"], key=lambda schedule: schedule["name"]) == [
+        {"name": "daily", "cronSchedule": "0 1 * * *", **on},
+        {"name": "daily_verification", "cronSchedule": "0 3 * * *", **on},
     ]
     assert found["sensorsOrError"]["results"] == [{"name": "raw_log", "sensorState": {"status": "RUNNING"}}]
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -35,6 +35,28 @@ def last_day(demo: Project) -> date:
     return date.fromisoformat(
         str(demo.warehouse("select max(toDate(created_at, 'UTC')) from lakehouse.chronochat__api_logs")[0][0])
     )
+
+
+def found(document: dict[str, Any]) -> dict[tuple[str, str], tuple[int, int, str]]:
+    """What a verification found, without how much it read for that: by table and copy, sequence, rows and checksum."""
+    copies = ((table["table"], copy) for table in document["tables"] for copy in table["copies"])
+    return {(table, copy["copy"]): (copy["sequence"], copy["rows"], copy["checksum"]) for table, copy in copies}
+
+
+def test_verify_says_how_much_it_did_not_read_again_and_keeps_what_it_found(demo: Project) -> None:
+    demo.verify()
+    again = demo.verify()
+    lake = next(copy for copy in again["tables"][0]["copies"] if copy["copy"] == "lake")
+    assert (lake["read"], lake["taken"]) == (0, lake["rows"])
+    assert datetime.fromisoformat(lake["since"]) < datetime.now(UTC)
+    deep = demo.lakehouse("verify", "--deep", "--json").json()
+    assert found(deep) == found(again)
+    assert {copy["taken"] for table in deep["tables"] for copy in table["copies"]} == {0}
+    plain = demo.lakehouse("verify", "chronochat.users")
+    assert "chronochat.users: rows not read again:" in plain.err
+    assert "(--deep reads all)" in plain.err
+    kept = demo.query("select count(distinct verified_at) as n from lakehouse_verifications where table = 'users'", "warehouse")
+    assert kept[0]["n"] >= 4
 
 
 def test_up_is_idempotent_and_says_where_everything_is(demo: Project) -> None:
@@ -152,7 +174,7 @@ def test_older_versions_can_be_asked_and_brought_back_and_the_next_run_catches_u
     first = demo.lakehouse("show", "chronochat.users", "--json").json()["versions"][-1]
     demo.lakehouse("demo", "tick")
     demo.lakehouse("run", "--no-show")
-    now = demo.verify()
+    now = found(demo.verify())
     version, at = str(first["version"]), datetime.fromisoformat(first["committed_at"]) + timedelta(seconds=1)
 
     then = demo.query("select count(*) as n, max(updated_at) as at from chronochat.users", "lake")
@@ -170,7 +192,7 @@ def test_older_versions_can_be_asked_and_brought_back_and_the_next_run_catches_u
     behind = demo.lakehouse("verify", "chronochat.users", "--json", ends=1).json()
     assert not behind["equal"]
     demo.lakehouse("run", "--no-show")
-    assert demo.verify() == now
+    assert found(demo.verify()) == now
 
 
 def test_a_run_for_days_builds_those_days_and_lands_nothing_that_is_there(demo: Project) -> None:

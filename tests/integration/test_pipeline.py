@@ -131,7 +131,7 @@ def test_a_row_changed_behind_the_back_of_the_source_is_found_by_partition(shop:
     shop.sql("update orders set amount = 77 where id = 5")
     assert _orders_differ(shop, "source") == ("at_day=2026-01-01",)
     shop.sql("update customers set tier = 'gold' where id = 'c4'")
-    report = shop.verify()["shop.customers"]
+    report = shop.verify(deep=True)["shop.customers"]
     assert [c.copy for c in report.copies if c.differs] == ["source"]
 
 

@@ -84,7 +84,7 @@ def test_an_unknown_benchmark_is_wrong_use_and_names_those_that_are_there(capsys
     with pytest.raises(SystemExit) as left:
         main(["paht"])
     assert left.value.code == 2
-    assert "path, empty, definitions, up" in capsys.readouterr().err
+    assert "path, verify, empty, definitions, up" in capsys.readouterr().err
 
 
 def test_a_home_of_its_own_is_gone_when_the_benchmark_fails() -> None:

@@ -9,17 +9,17 @@ import struct
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakehouse.rows.checksum import EMPTY, checksum_of, checksums_by, total
+from lakehouse.rows.checksum import EMPTY, checksum_of, partition_checksums, total
 from lakehouse.rows.digest import row_digests
-from lakehouse.spec import RowChecksum
+from lakehouse.spec import RowChecksum, identity
 from lakehouse.spec.types import arrow_field
 
 FEW = settings(max_examples=25, deadline=None)
@@ -246,11 +246,12 @@ def test_more_than_two_to_the_64_wraps_around() -> None:
 @FEW
 @given(ROWS)
 def test_checksums_by_partition_add_up(rows: list[dict[str, Any]]) -> None:
-    batches = (pa.RecordBatch.from_pylist(rows[at : at + 3], schema=SCHEMA) for at in range(0, len(rows), 3))
-    named = (batch.append_column("part", pc.fill_null(batch.column("ok").cast(pa.string()), "null")) for batch in batches)
-    parts = checksums_by(named, SCHEMA, "part")
+    parts: dict[str, RowChecksum] = {}
+    for at in range(0, len(rows), 3):
+        batch = pa.RecordBatch.from_pylist(rows[at : at + 3], schema=SCHEMA)
+        partition_checksums(batch, row_digests(batch, SCHEMA), identity("ok"), parts)
     assert parts == {
-        name: model([row for row in rows if row["ok"] is value])
+        f"ok={name}": model([row for row in rows if row["ok"] is value])
         for name, value in (("true", True), ("false", False), ("null", None))
         if any(row["ok"] is value for row in rows)
     }
@@ -274,12 +275,34 @@ def test_values_of_any_length_follow_the_definition() -> None:
     assert computed(rows * 2, schema) == model(rows * 2)
 
 
+@pytest.mark.parametrize("size", [1, 36, 256, 257])
+def test_values_of_one_length_follow_the_definition(size: int) -> None:
+    schema = pa.schema([arrow_field("text", "string"), arrow_field("numbers", "list<int64>")])
+    rows: list[dict[str, Any]] = [{"text": chr(33 + i % 90) * size, "numbers": [i] * (size % 40)} for i in range(300)]
+    assert computed(rows, schema) == model(rows)
+
+
 def test_the_same_values_in_other_layouts_have_one_digest() -> None:
     wanted = pa.schema([pa.field("x", pa.string())])
     values = ["a", None, "", "žluť"]
-    layouts = (pa.string(), pa.large_string(), pa.string_view())
+    layouts = (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()))
     found = {tuple(row_digests(pa.record_batch([pa.array(values, type_)], names=["x"]), wanted).tolist()) for type_ in layouts}
     assert len(found) == 1
+
+
+def test_texts_that_repeat_have_the_digests_of_the_definition() -> None:
+    schema = pa.schema([arrow_field("few", "string"), arrow_field("many", "string"), arrow_field("bytes", "binary")])
+    rows: list[dict[str, Any]] = [
+        {"few": None if i % 7 == 0 else f"v{i % 5}", "many": f"{i}", "bytes": None if i % 3 else b"x" * (i % 4)}
+        for i in range(5000)
+    ]
+    assert computed(rows, schema) == model(rows)
+    batch = pa.RecordBatch.from_pylist(rows, schema=schema)
+    nulls_inside = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0]), pa.array([None, "a"]))
+    assert row_digests(pa.record_batch([nulls_inside], names=["few"]), schema.empty_table().select(["few"]).schema).tolist() == [
+        digest_of({"few": value}) for value in (None, "a", None, None)
+    ]
+    assert row_digests(batch.slice(4000), schema).tolist() == [digest_of(row) for row in rows[4000:]]
 
 
 @pytest.mark.parametrize("name", ['quo"ted', "with space", "ü", "select", "a'b", "a=1:b"])
@@ -288,8 +311,18 @@ def test_a_column_may_have_any_name(name: str) -> None:
     assert computed([{name: 1}], schema) == model([{name: 1}])
 
 
+DECISION = Path(__file__).resolve().parents[2] / "docs" / "decisions" / "0008-digests-on-arrow.md"
 VECTORS: tuple[tuple[str, str, Any, str], ...] = (
     ("id", "int64", 7, "1a7243f75e86f88a"),
+    ("id", "int64", None, "323def0871273387"),
+    ("ok", "bool", True, "b2daf3312ed3f984"),
+    ("day", "date", date(1969, 12, 31), "90981d6c46528cff"),
+    ("at", "timestamp", datetime(2026, 1, 31, 23, 59, 59, 123456, UTC), "9a9c7a0758c171b4"),
+    ("name", "string", "", "44d03ed01bd3727f"),
+    ("raw", "binary", b"\xff\x00", "c02ef22a9ce2c414"),
+    ("big", "decimal(38,0)", Decimal(2**70), "74247d8ef4c15503"),
+    ("share", "float64", math.nan, "9cff8bf552c721ee"),
+    ("deep", "struct<n:int64,t:string>", {"n": 1, "t": None}, "73165efe93c47615"),
     ("name", "string", "Grüße", "06d53a20c2ce7c52"),
     ("cost", "decimal(20,3)", Decimal("-0.500"), "8fd30fd721311433"),
     ("share", "float64", 0.1, "e702d55b0951bf4f"),
@@ -301,3 +334,10 @@ VECTORS: tuple[tuple[str, str, Any, str], ...] = (
 @pytest.mark.parametrize(("name", "type_", "value", "checksum"), VECTORS)
 def test_the_published_vectors_hold(name: str, type_: str, value: Any, checksum: str) -> None:
     assert computed([{name: value}], pa.schema([arrow_field(name, type_)])).hex == checksum
+    assert f"`{checksum}`" in DECISION.read_text()
+
+
+def test_the_published_vector_of_two_rows_holds() -> None:
+    rows: list[dict[str, Any]] = [{"id": 1, "name": "a"}, {"id": 2, "name": None}]
+    assert computed(rows, pa.schema([arrow_field("id", "int64"), arrow_field("name", "string")])) == model(rows)
+    assert f"`{model(rows).hex}`" in DECISION.read_text()

@@ -1,4 +1,4 @@
-"""What runs without anyone asking: the day at 01:00 UTC, and whatever another process landed."""
+"""What runs without anyone asking: the day at 01:00 UTC, its verification at 03:00, and whatever another process landed."""
 
 from datetime import UTC, date, datetime
 
@@ -7,7 +7,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from lakehouse.errors import LakehouseError
 from lakehouse.orchestration.dead_runs import end_dead_runs
-from lakehouse.orchestration.keys import ONLY_DUE, range_tags, yesterday
+from lakehouse.orchestration.keys import ONLY_DUE, range_tags, verified_key, yesterday
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.windows import DayRange
@@ -16,24 +16,47 @@ from lakehouse.spec import Source, Table
 AssetJob = UnresolvedAssetJobDefinition
 RUN_JOB = "lakehouse"
 CATCH_UP_JOB = "catch_up"
+VERIFY_JOB = "verify"
 RETRY_SECONDS = 600
 """Work that a run could not do is asked for again after this long: a run key is used once."""
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
 
 
-def whole_job() -> AssetJob:
-    """Extract to statistics, for everything that is declared."""
-    return dg.define_asset_job(
-        RUN_JOB, selection=dg.AssetSelection.all(), description="From the sources to the daily statistics."
-    )
+def whole_job(deployment: Deployment) -> AssetJob:
+    """Extract to statistics, for everything that is declared; without verifying it, which reads what was there before, too."""
+    selection = dg.AssetSelection.all() - _verifications(deployment)
+    return dg.define_asset_job(RUN_JOB, selection=selection, description="From the sources to the daily statistics.")
 
 
-def catch_up_job() -> AssetJob:
+def catch_up_job(deployment: Deployment) -> AssetJob:
     """Apply, publish and build what was landed; reads no source."""
-    selection = dg.AssetSelection.all() - dg.AssetSelection.key_prefixes("raw")
+    selection = dg.AssetSelection.all() - dg.AssetSelection.key_prefixes("raw") - _verifications(deployment)
     return dg.define_asset_job(
         CATCH_UP_JOB, selection=selection, description="Apply what is in the raw logs, and what follows from it."
     )
+
+
+def verify_job(deployment: Deployment) -> AssetJob:
+    """Verify every copy of every table; materializes nothing."""
+    return dg.define_asset_job(
+        VERIFY_JOB, selection=_verifications(deployment), description="Compare every copy of every table with its raw log."
+    )
+
+
+def verify_schedule(job: AssetJob) -> dg.ScheduleDefinition:
+    """Every day at 03:00 UTC; running by default."""
+    return dg.ScheduleDefinition(
+        name="daily_verification",
+        job=job,
+        cron_schedule="0 3 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Verifies what has changed since the last verification, in every copy.",
+    )
+
+
+def _verifications(deployment: Deployment) -> dg.AssetSelection:
+    return dg.AssetSelection.checks(*(verified_key(source, table) for source, table in deployment.select()))
 
 
 def daily_schedule(job: AssetJob) -> dg.ScheduleDefinition:
@@ -66,7 +89,7 @@ def raw_log_sensor(deployment: Deployment, job: AssetJob) -> dg.SensorDefinition
     )
     def raw_log(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         end_dead_runs(context.instance, one_machine=deployment.settings.profile == "embedded")
-        if context.instance.get_runs_count(dg.RunsFilter(statuses=ACTIVE)):
+        if any(run.job_name != VERIFY_JOB for run in context.instance.get_runs(dg.RunsFilter(statuses=ACTIVE))):
             return dg.SkipReason("A run is under way; it may be about to apply them.")
         try:
             behind, days = tables_behind(deployment)

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import dagster as dg
 
-from lakehouse.orchestration.automation import catch_up_job, daily_schedule, raw_log_sensor, whole_job
+from lakehouse.orchestration.automation import (
+    catch_up_job,
+    daily_schedule,
+    raw_log_sensor,
+    verify_job,
+    verify_schedule,
+    whole_job,
+)
 from lakehouse.orchestration.factory import source_assets
+from lakehouse.orchestration.verification import source_checks
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import Settings, current_settings
 from lakehouse.spec import Source
@@ -22,7 +30,7 @@ def build_definitions(
     settings: Settings | None = None,
     extra: Sequence[dg.Definitions] = (),
 ) -> dg.Definitions:
-    """Assets, checks, jobs, the daily schedule and the sensor of the declared sources, and the models of a dbt project.
+    """Assets, checks, jobs, the daily schedules and the sensor of the declared sources, and the models of a dbt project.
 
     Nothing is connected to while definitions load. Steps of a run share one process: they are bound by the servers that they
     talk to, and a process for each would cost more than the work of most of them.
@@ -38,11 +46,12 @@ def build_definitions(
         from lakehouse.orchestration.dbt import statistics_assets
 
         assets.append(statistics_assets(deployment, dbt_project))
-    run_all, catch_up = whole_job(), catch_up_job()
+    run_all, catch_up, verify = whole_job(deployment), catch_up_job(deployment), verify_job(deployment)
     own = dg.Definitions(
         assets=assets,
-        jobs=[run_all, catch_up],
-        schedules=[daily_schedule(run_all)],
+        asset_checks=[source_checks(deployment, source) for source in sources],
+        jobs=[run_all, catch_up, verify],
+        schedules=[daily_schedule(run_all), verify_schedule(verify)],
         sensors=[raw_log_sensor(deployment, catch_up)],
         executor=dg.in_process_executor,
     )

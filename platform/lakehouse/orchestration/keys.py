@@ -16,6 +16,8 @@ ONLY_DUE = "lakehouse/only-due"
 """On a run: read only days that are not closed, and build only days that are stale (else: all that the run was asked for)."""
 FULL = "lakehouse/full"
 """On a run: read closed days and whole tables again."""
+DEEP = "lakehouse/deep"
+"""On a run that verifies: read every row of every copy, whatever an earlier verification has read."""
 
 
 def source_key(source: Source, table: Table) -> dg.AssetKey:
@@ -36,6 +38,11 @@ def lake_key(source: Source, table: Table) -> dg.AssetKey:
 def warehouse_key(source: Source, table: Table) -> dg.AssetKey:
     """The published table."""
     return dg.AssetKey(["warehouse", source.name, table.name])
+
+
+def verified_key(source: Source, table: Table) -> dg.AssetCheckKey:
+    """The check that every copy of a table holds the same rows; it is one of the published table, the last of them."""
+    return dg.AssetCheckKey(warehouse_key(source, table), "verified")
 
 
 def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
@@ -64,7 +71,7 @@ def range_tags(days: DayRange) -> dict[str, str]:
     return {RANGE_START: days.first.isoformat(), RANGE_END: days.last.isoformat()}
 
 
-def is_set(context: dg.AssetExecutionContext, tag: str) -> bool:
+def is_set(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, tag: str) -> bool:
     """Whether the run carries the tag."""
     return context.run.tags.get(tag) == "true"
 

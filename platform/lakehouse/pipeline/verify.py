@@ -1,30 +1,32 @@
 """Recompute rows and checksum of every copy of a table, and say where they differ.
 
-Raw is the reference, its files proved by their own checksums; when it is damaged, the lake is. How the source is compared is
-said in `lakehouse.pipeline.verify_source`.
+Raw is the reference, its files proved by their own checksums; when it is damaged, the lake is. What an earlier verification found
+equal is not read again while it is known to be unchanged, and the report says how much that is and since when it was not read
+(`verify_record` says what is known how). A deep verification reads everything. How each copy is read is said in `verify_raw`,
+`verify_copies` and `verify_source`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-
-import duckdb
-import pyarrow as pa
+from dataclasses import dataclass
+from datetime import datetime
 
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.verify_source import compare_source
-from lakehouse.raw import RawLog
-from lakehouse.rows.checksum import checksums_by, total
-from lakehouse.rows.duck import connect_duckdb
-from lakehouse.rows.partition import PARTITION, with_partition
+from lakehouse.pipeline.verify_copies import NOTHING, Found, read_lake, read_warehouse
+from lakehouse.pipeline.verify_raw import Raw, open_raw
+from lakehouse.pipeline.verify_reading import SourceFound, read_raw_and_source
+from lakehouse.pipeline.verify_record import Parts, Record, Seen, declaration_of, load_record, log_prefix, save_record
+from lakehouse.rows.checksum import total
 from lakehouse.sources.reader import SourceSnapshot
-from lakehouse.spec import RowChecksum, Source, Table
+from lakehouse.spec import Source, Table
+from lakehouse.tables.engine import TableState
 
-Parts = dict[str, RowChecksum]
 COPIES = ("source", "raw", "lake", "warehouse")
+ATTEMPTS = 3
+"""Readings of a table that others move meanwhile; a difference is told only of one that stood still, or of the last."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class CopyReport:
 
     sequence: the raw sequence that it holds (for the source: the one that it was compared with). differs: the partitions whose
     rows are not those of the reference. problem: why the copy could not be read, or what is wrong with it. pending: rows that
-    the source has since changed, and that the next run will land.
+    the source has since changed, and that the next run will land. read: rows that were read now. taken: rows that were not,
+    because an earlier verification read them and nothing has changed them; since: when the oldest of these were read.
     """
 
     copy: str
@@ -43,6 +46,9 @@ class CopyReport:
     differs: tuple[str, ...] = ()
     problem: str = ""
     pending: int = 0
+    read: int = 0
+    taken: int = 0
+    since: datetime | None = None
 
     @property
     def equal(self) -> bool:
@@ -52,10 +58,11 @@ class CopyReport:
 
 @dataclass(frozen=True)
 class TableReport:
-    """All copies of one table."""
+    """All copies of one table. deep: whether everything was to be read."""
 
     table: str
     copies: tuple[CopyReport, ...]
+    deep: bool = False
 
     @property
     def equal(self) -> bool:
@@ -63,152 +70,163 @@ class TableReport:
         return all(copy.equal for copy in self.copies)
 
 
-@dataclass
-class _Found:
-    sequence: int = 0
-    parts: Parts = field(default_factory=dict)
-    problem: str = ""
-    there: bool = True
+@dataclass(frozen=True)
+class _Job:
+    """One table to verify. snapshot: a view of the source, or None and why there is none."""
+
+    deployment: Deployment
+    source: Source
+    table: Table
+    snapshot: SourceSnapshot | None
+    unreachable: str
+    deep: bool
+    say: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name}.{self.table.name}"
 
 
 def verify_source_tables(
-    deployment: Deployment, source: Source, tables: list[Table], on_event: Callable[[str], None] = lambda _: None
+    deployment: Deployment,
+    source: Source,
+    tables: Sequence[Table],
+    on_event: Callable[[str], None] = lambda _: None,
+    *,
+    deep: bool = False,
 ) -> list[TableReport]:
     """Verify tables of one source, read from one view of it; a source that cannot be reached is named in each report."""
+
+    def verified(table: Table, snapshot: SourceSnapshot | None, unreachable: str) -> TableReport:
+        name = f"{source.name}.{table.name}"
+        on_event(f"verifying {name}")
+        job = _Job(deployment, source, table, snapshot, unreachable, deep, lambda text: on_event(f"{name}: {text}"))
+        return _verify(job)
+
     with closing(deployment.reader(source)) as reader:
         try:
             reader.check(tables)
             with reader.snapshot() as snapshot:
-                return [_verify(deployment, source, table, snapshot, "", on_event) for table in tables]
+                return [verified(table, snapshot, "") for table in tables]
         except LakehouseError as error:
-            return [_verify(deployment, source, table, None, str(error), on_event) for table in tables]
+            return [verified(table, None, str(error)) for table in tables]
 
 
-def _verify(
-    deployment: Deployment,
-    source: Source,
-    table: Table,
-    snapshot: SourceSnapshot | None,
-    unreachable: str,
-    on_event: Callable[[str], None],
-) -> TableReport:
-    on_event(f"{source.name}.{table.name}")
-    settings = deployment.settings
-    log = deployment.log(source, table)
-    limit = settings.memory_limit_mb
-    # Two databases: a result that one of them streams cannot be the input of another statement of the same one.
-    with connect_duckdb(memory_limit_mb=limit) as connection, connect_duckdb(memory_limit_mb=limit) as folded:
-        schema, raw = _raw(folded, log, table)
-        lake = _lake(deployment, source, table, schema)
-        warehouse = _warehouse(deployment, source, table)
-        if schema is None and not raw.problem:
-            if not lake.there and not warehouse.there:
-                empty = tuple(CopyReport(copy, 0, 0, RowChecksum(0, 0).hex) for copy in COPIES)
-                return TableReport(f"{source.name}.{table.name}", empty)
-            raw.problem = "the raw log is empty, but there is a table that was built from one: its files are gone"
-        reference = raw if not raw.problem else lake
-        reports = [_report(name, found, reference) for name, found in (("raw", raw), ("lake", lake), ("warehouse", warehouse))]
-        if snapshot is None or schema is None:
-            problem = unreachable or "not compared: the raw log is damaged"
-            first = CopyReport("source", reference.sequence, 0, RowChecksum(0, 0).hex, problem=problem)
-        else:
-            first = _source(deployment, source, table, snapshot, folded, connection, reference)
-    return TableReport(f"{source.name}.{table.name}", (first, *reports))
+def _verify(job: _Job) -> TableReport:
+    """Verify a table; again when it is found different and somebody moved it while it was read."""
+    for _ in range(ATTEMPTS - 1):
+        before = _positions(job)
+        report = _verify_once(job)
+        if report.equal or before == _positions(job):
+            return report
+        job.say("moved while it was read; reading again")
+    return _verify_once(job)
 
 
-def _raw(folded: duckdb.DuckDBPyConnection, log: RawLog, table: Table) -> tuple[pa.Schema | None, _Found]:
-    found = _Found()
+def _positions(job: _Job) -> tuple[object, ...] | None:
+    """Where the copies stand; None when one of them cannot be asked, which the report says."""
     try:
-        found.sequence = log.head()
-        if not found.sequence:
-            return None, found
-        with log.current_rows(folded) as rows:
-            folded.execute(f"create table raw_rows as select * from {rows.relation}")
-            reader = folded.execute("select * from raw_rows").to_arrow_reader(65536)
-            found.parts = _parts((batch.cast(rows.schema) for batch in reader), rows.schema, table)
-            return rows.schema, found
+        state = job.deployment.lake.state(job.source.name, job.table)
+        published = job.deployment.warehouse.state(job.source.name, job.table)
+        return job.deployment.log(job.source, job.table).head(), state and state.current.version, published and published.version
+    except LakehouseError:
+        return None
+
+
+def _verify_once(job: _Job) -> TableReport:
+    deployment, source, table = job.deployment, job.source, job.table
+    record = None if job.deep else load_record(deployment.store, source, table, job.say)
+    state, unmarked = _state(job)
+    if record is not None and state is not None and record.schema != deployment.log(source, table).fingerprint(state.schema):
+        job.say("the columns have changed since the last verification: everything is read")
+        record = None
+    raw, damaged = _open_raw(job, record)
+    found = SourceFound(job.unreachable)
+    if raw is not None and raw.entries:
+        found = read_raw_and_source(deployment, source, raw, job.snapshot, state, job.unreachable)
+        damaged = raw.found.problem
+    known: Mapping[str, Mapping[str, Seen]] = {} if record is None else {"lake": record.lake, "warehouse": record.warehouse}
+    lake = Found(problem="the table was not built yet: run `lakehouse run`", there=False)
+    if state is not None or unmarked:
+        lake = read_lake(deployment, source, table, state, known.get("lake", {}))
+        lake.problem = unmarked or lake.problem
+    warehouse = read_warehouse(deployment, source, table, state, known.get("warehouse", {}))
+    rows = raw.found if raw is not None else Found(problem=damaged)
+    if raw is not None and not raw.entries:
+        if not lake.there and not warehouse.there:
+            nothing = tuple(CopyReport(copy, 0, 0, NOTHING.hex) for copy in COPIES)
+            return TableReport(job.name, nothing, job.deep)
+        rows.problem = "the raw log is empty, but there is a table that was built from one: its files are gone"
+    reference = rows if not rows.problem else lake
+    if rows.problem:
+        found = SourceFound(job.unreachable or "not compared: the raw log is damaged")
+    copies = [_report(name, one, reference) for name, one in (("raw", rows), ("lake", lake), ("warehouse", warehouse))]
+    report = TableReport(job.name, (_source_report(found, reference), *copies), job.deep)
+    if report.equal and raw is not None and state is not None:
+        save_record(deployment.store, source, table, _record(job, raw, state, lake, warehouse, found), job.say)
+    return report
+
+
+def _state(job: _Job) -> tuple[TableState | None, str]:
+    """The lake table as it stands, or why that cannot be said: then somebody else wrote it, and its rows say where."""
+    try:
+        return job.deployment.lake.state(job.source.name, job.table), ""
     except LakehouseError as error:
-        found.problem = str(error)
-        return None, found
+        return None, str(error)
 
 
-def _lake(deployment: Deployment, source: Source, table: Table, schema: pa.Schema | None) -> _Found:
-    """The lake's rows also when its version has no marker: then somebody else wrote it, and the rows say where."""
-    found = _Found()
+def _open_raw(job: _Job, record: Record | None) -> tuple[Raw | None, str]:
     try:
-        state = deployment.lake.state(source.name, table)
-        if state is None:
-            found.problem, found.there = "the table was not built yet: run `lakehouse run`", False
-            return found
-        found.sequence = state.current.marker.sequence
-        schema = state.schema
+        return open_raw(job.deployment, job.source, job.table, record), ""
     except LakehouseError as error:
-        found.problem = str(error)
-        if schema is None:
-            return found
-    try:
-        found.parts = _parts(deployment.lake.scan(source.name, table), schema, table)
-    except (LakehouseError, OSError, pa.ArrowException) as error:
-        found.problem = f"cannot be read: {error}"
-    return found
+        return None, str(error)
 
 
-def _warehouse(deployment: Deployment, source: Source, table: Table) -> _Found:
-    found = _Found()
-    try:
-        published = deployment.warehouse.state(source.name, table)
-        state = deployment.lake.state(source.name, table)
-        if published is None or state is None:
-            found.problem = "the table was not published yet: run `lakehouse run`"
-            found.there = published is not None
-            return found
-        found.sequence = published.marker.sequence
-        batches = deployment.warehouse.scan(source.name, table, state.schema)
-        found.parts = _parts(batches, state.schema, table)
-    except (LakehouseError, OSError, pa.ArrowException) as error:
-        found.problem = f"cannot be read: {error}"
-    return found
+def _record(job: _Job, raw: Raw, state: TableState, lake: Found, warehouse: Found, found: SourceFound) -> Record:
+    """What this verification found equal."""
+    return Record(
+        declaration=declaration_of(job.source, job.table),
+        schema=raw.log.fingerprint(state.schema),
+        sequence=raw.found.sequence,
+        version=state.current.version,
+        log=log_prefix(raw.entries),
+        entries={int(sequence): seen for sequence, seen in raw.found.pieces.items()},
+        raw={} if raw.by_entry else raw.found.parts,
+        lake=lake.pieces,
+        warehouse=warehouse.pieces,
+        days=found.days,
+        upto=found.upto,
+        upto_at=found.upto_at,
+    )
 
 
-def _parts(batches: Iterator[pa.RecordBatch], schema: pa.Schema, table: Table) -> Parts:
-    return checksums_by(with_partition(batches, table.partition), schema, PARTITION)
-
-
-def _report(name: str, found: _Found, reference: _Found) -> CopyReport:
+def _report(name: str, found: Found, reference: Found) -> CopyReport:
     rows = total(found.parts.values())
     problem = found.problem
     if not problem and found.sequence != reference.sequence:
         word = "behind" if found.sequence < reference.sequence else "ahead"
         problem = f"{word}: it holds sequence {found.sequence} of {reference.sequence}; run `lakehouse run`"
     differs = () if found.problem and not found.parts else _differing(found.parts, reference.parts)
-    return CopyReport(name, found.sequence, rows.rows, rows.hex, differs, problem)
+    return CopyReport(name, found.sequence, rows.rows, rows.hex, differs, problem, 0, found.read, found.taken, found.since)
 
 
-def _differing(parts: Parts, reference: Parts) -> tuple[str, ...]:
-    nothing = RowChecksum(0, 0)
-    names = sorted({*parts, *reference})
-    return tuple(name for name in names if parts.get(name, nothing) != reference.get(name, nothing))
-
-
-def _source(
-    deployment: Deployment,
-    source: Source,
-    table: Table,
-    snapshot: SourceSnapshot,
-    folded: duckdb.DuckDBPyConnection,
-    connection: duckdb.DuckDBPyConnection,
-    reference: _Found,
-) -> CopyReport:
-    try:
-        compared = compare_source(deployment, source, table, snapshot, folded, connection)
-    except LakehouseError as error:
-        return CopyReport("source", reference.sequence, 0, RowChecksum(0, 0).hex, problem=f"cannot be read: {error}")
+def _source_report(found: SourceFound, reference: Found) -> CopyReport:
+    if found.problem:
+        return CopyReport("source", reference.sequence, 0, NOTHING.hex, problem=found.problem)
     return CopyReport(
         "source",
         reference.sequence,
-        compared.rows.rows,
-        compared.rows.hex,
-        compared.differs,
+        found.rows.rows,
+        found.rows.hex,
+        tuple(sorted(found.differs)),
         "",
-        compared.pending,
+        found.pending,
+        found.read,
+        found.taken,
+        found.since,
     )
+
+
+def _differing(parts: Parts, reference: Parts) -> tuple[str, ...]:
+    names = sorted({*parts, *reference})
+    return tuple(name for name in names if parts.get(name, NOTHING) != reference.get(name, NOTHING))

@@ -16,95 +16,141 @@ What is pending is counted, and left out of rows and checksum on the side of the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
-from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.verify_copies import NOTHING
+from lakehouse.pipeline.verify_raw import Digested
+from lakehouse.pipeline.verify_record import Parts
 from lakehouse.pipeline.windows import closed_days
-from lakehouse.rows.checksum import DIGEST, digest_schema, with_digests
+from lakehouse.raw import schema_of
+from lakehouse.rows.checksum import DIGEST, digest_schema, partition_checksums
+from lakehouse.rows.digest import row_digests
 from lakehouse.rows.duck import incoming, literal, quoted
-from lakehouse.rows.partition import PARTITION, with_partition
-from lakehouse.rows.privacy import protected
-from lakehouse.sources.reader import SourceSnapshot
-from lakehouse.spec import LogEntry, RowChecksum, Source, Table, Window
+from lakehouse.rows.partition import PARTITION, encoded_partitions
+from lakehouse.spec import LogEntry, RowChecksum, Table
 
 
-@dataclass(frozen=True)
+@dataclass
 class Compared:
-    """Rows of the source without what is pending, the partitions that differ, and how many rows are pending."""
+    """What was found of a source, stretch by stretch.
 
-    rows: RowChecksum
-    differs: tuple[str, ...]
-    pending: int
+    parts: rows of the source without what is pending, by partition. differs: the partitions that differ. pending: how many rows
+    are. read: rows that were read. whole: whether both sides had the same columns.
+    """
 
-
-def compare_source(
-    deployment: Deployment,
-    source: Source,
-    table: Table,
-    snapshot: SourceSnapshot,
-    folded: duckdb.DuckDBPyConnection,
-    connection: duckdb.DuckDBPyConnection,
-) -> Compared:
-    """Compare the source's rows with the table `raw_rows` of `folded`, the fold of the raw log; `connection` does the work."""
-    entries = deployment.log(source, table).entries()
-    key = deployment.settings.privacy_key.get_secret_value()
-    schema = folded.execute("select * from raw_rows limit 0").to_arrow_table().schema
-    batches = protected(_source_rows(table, snapshot, entries), table, key)
-    columns = _load(connection, "source_digests", batches, table, schema, schema.names)
-    raw = folded.execute("select * from raw_rows").to_arrow_reader(65536)
-    _load(connection, "raw_digests", iter(raw), table, schema, columns)
-    connection.execute(f"create or replace temp table differences as {_differences_sql(table)}")
-    legitimate = _pending_sql(table, entries)
-    connection.execute(
-        f"create or replace temp table judged as select *, coalesce({legitimate}, false) as pending from differences"
-    )
-    return _judge(connection)
+    parts: Parts = field(default_factory=dict)
+    differs: set[str] = field(default_factory=set)
+    pending: int = 0
+    read: int = 0
+    whole: bool = True
 
 
-def _source_rows(table: Table, snapshot: SourceSnapshot, entries: list[LogEntry]) -> Iterator[pa.RecordBatch]:
-    if table.mode != "append":
-        yield from snapshot.read(table)
-        return
-    for day in sorted(closed_days(entries)):
-        yield from snapshot.read(table, Window.of_day(day))
+class SourceComparison:
+    """One table compared in stretches: load the source's rows, then those of raw, then judge; then the next stretch."""
 
+    def __init__(self, table: Table, entries: Sequence[LogEntry], connection: duckdb.DuckDBPyConnection) -> None:
+        self.found = Compared()
+        self._table = table
+        self._connection = connection
+        self._entries = entries
+        self._pending = _pending_sql(table, entries)
+        whole = [entry.manifest for entry in entries if entry.manifest.kind != "delete"]
+        self._landed = {column.name for manifest in whole for column in manifest.fields}
+        self._schema = schema_of(whole[-1])
+        self._shared = self._landed
 
-def _load(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    batches: Iterator[pa.RecordBatch],
-    table: Table,
-    schema: pa.Schema,
-    columns: Collection[str],
-) -> list[str]:
-    """A temporary table of key, time, partition and digest of each row; the columns that the digest covers, of `columns`."""
-    time = table.cursor if table.mode == "upsert" else table.event_time
-    key = ", ".join(f"{quoted(column)} as {quoted('key_' + column)}" for column in table.key)
-    first = next(batches, None)
-    if first is None:
-        first = pa.RecordBatch.from_pylist([], schema=schema)
-    compared = [field for field in first.schema if field.name in columns]
+    def anew(self) -> SourceComparison:
+        """A comparison that has found nothing yet."""
+        return SourceComparison(self._table, self._entries, self._connection)
 
-    def everything() -> Iterator[pa.RecordBatch]:
-        yield first
-        yield from batches
+    def totals(self, batches: Iterator[pa.RecordBatch]) -> Parts:
+        """Rows and checksum of rows of the source, by partition; nothing is compared."""
+        parts = Parts()
+        for batch, digests in self._digested(batches):
+            partition_checksums(batch, digests, self._table.partition, parts)
+        return parts
 
-    moment = quoted(time) if time else "null::timestamptz"
-    kept = pa.schema([*_fields(first.schema, table.key, time), pa.field(PARTITION, pa.string())])
-    digested = with_digests(with_partition(everything(), table.partition), pa.schema(compared), kept)
-    with incoming(connection, "incoming_rows", digested, digest_schema(kept)):
+    def load_source(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """The source's rows of a stretch, protected as they would land."""
+        self._load("source_digests", self._digested(batches))
+
+    def _digested(self, batches: Iterator[pa.RecordBatch]) -> Iterator[Digested]:
+        self._shared = self._landed
+        for batch in batches:
+            names = set(batch.schema.names)
+            self._shared = names & self._landed
+            self.found.whole = self.found.whole and names == self._landed
+            self.found.read += batch.num_rows
+            yield batch, row_digests(batch, _part(batch.schema, self._shared))
+
+    def load_raw(self, rows: Iterator[Digested]) -> None:
+        """The rows of raw of the same stretch, compared by the columns that both sides have."""
+
+        def shared() -> Iterator[Digested]:
+            for batch, digests in rows:
+                if self._shared.issuperset(batch.schema.names):
+                    yield batch, digests
+                else:
+                    yield batch, row_digests(batch, _part(batch.schema, self._shared))
+
+        self._load("raw_digests", shared())
+
+    def judge(self) -> None:
+        """Add what the stretch says to what was found."""
+        connection = self._connection
+        connection.execute(f"create or replace temp table differences as {_differences_sql(self._table)}")
+        connection.execute(
+            f"create or replace temp table judged as select *, coalesce({self._pending}, false) as pending from differences"
+        )
+        wrapped = "% 18446744073709551616::hugeint"
+        rows = connection.execute(
+            f"select {PARTITION}, count(*), sum(digest::hugeint) {wrapped} from source_digests group by all"
+        ).fetchall()
+        pending = connection.execute(
+            f"select {PARTITION}, count(*), sum(source_rows), sum(source_total) {wrapped} from judged where pending group by all"
+        ).fetchall()
+        differs = connection.execute(f"select distinct {PARTITION} from judged where not pending").fetchall()
+        for name, count, value in rows:
+            self._add(str(name), RowChecksum(int(count), int(value)))
+        for name, count, later, value in pending:
+            self.found.pending += int(count)
+            self.found.parts[str(name)] = self.found.parts.get(str(name), NOTHING) - RowChecksum(int(later), int(value))
+        self.found.differs |= {str(name) for (name,) in differs}
+
+    def _add(self, name: str, part: RowChecksum) -> None:
+        self.found.parts[name] = self.found.parts.get(name, NOTHING) + part
+
+    def _load(self, name: str, rows: Iterator[Digested]) -> None:
+        """A temporary table of key, time, partition and digest of each row."""
+        connection, table = self._connection, self._table
+        first = next(rows, None) or (pa.RecordBatch.from_pylist([], schema=self._schema), np.zeros(0, np.uint64))
+        time = table.cursor if table.mode == "upsert" else table.event_time
+        names = list(dict.fromkeys([*table.key, *([time] if time else [])]))
+        kept = pa.schema([*(first[0].schema.field(column) for column in names), pa.field(PARTITION, pa.string())])
+        whole = digest_schema(kept)
+
+        def prepared() -> Iterator[pa.RecordBatch]:
+            for batch, digests in itertools.chain([first], rows):
+                own = [batch.column(column).cast(kept.field(column).type) for column in names]
+                partitions = encoded_partitions(batch, table.partition).dictionary_decode()
+                yield pa.RecordBatch.from_arrays([*own, partitions, pa.array(digests, pa.uint64())], schema=whole)
+
+        key = ", ".join(f"{quoted(column)} as {quoted('key_' + column)}" for column in table.key)
+        moment = quoted(time) if time else "null::timestamptz"
         chosen = f"{key}, {moment} as moment, {PARTITION}, {DIGEST} as digest"
-        connection.execute(f"create or replace temp table {name} as select {chosen} from incoming_rows")
-    return [field.name for field in compared]
+        with incoming(connection, "incoming_rows", prepared(), whole):
+            connection.execute(f"create or replace temp table {name} as select {chosen} from incoming_rows")
 
 
-def _fields(schema: pa.Schema, key: Sequence[str], time: str | None) -> list[pa.Field]:
-    names = dict.fromkeys([*key, *([time] if time else [])])
-    return [schema.field(name) for name in names]
+def _part(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name in names])
 
 
 def _differences_sql(table: Table) -> str:
@@ -125,7 +171,7 @@ def _differences_sql(table: Table) -> str:
     )
 
 
-def _pending_sql(table: Table, entries: list[LogEntry]) -> str:
+def _pending_sql(table: Table, entries: Sequence[LogEntry]) -> str:
     """Whether a difference is one that the next run explains."""
     if table.mode == "snapshot":
         return "true"
@@ -133,22 +179,14 @@ def _pending_sql(table: Table, entries: list[LogEntry]) -> str:
         open_days = [day for day, closed in closed_days(entries).items() if not closed]
         days = ", ".join(f"date {literal(day.isoformat())}" for day in open_days) or "null"
         return f"raw_rows = 0 and (source_moment at time zone 'UTC')::date in ({days})"
-    last = next((e.manifest.window for e in reversed(entries) if e.manifest.kind == "upsert" and e.manifest.window), None)
-    if last is None or last.high is None:
+    low = read_again_from(table, entries)
+    if low is None:
         return "true"
-    reread = literal((last.high - table.lookback).isoformat())
     moved = "(raw_rows = 0 or source_moment is distinct from raw_moment)"
-    return f"source_rows = 0 or ({moved} and source_moment >= {reread}::timestamptz)"
+    return f"source_rows = 0 or ({moved} and source_moment >= {literal(low.isoformat())}::timestamptz)"
 
 
-def _judge(connection: duckdb.DuckDBPyConnection) -> Compared:
-    rows, value = connection.execute(
-        "select count(*), coalesce(sum(digest::hugeint) % 18446744073709551616::hugeint, 0) from source_digests"
-    ).fetchall()[0]
-    pending, pending_rows, pending_value = connection.execute(
-        "select count(*), coalesce(sum(source_rows), 0), coalesce(sum(source_total) % 18446744073709551616::hugeint, 0)"
-        " from judged where pending"
-    ).fetchall()[0]
-    differs = connection.execute(f"select distinct {PARTITION} from judged where not pending order by 1").fetchall()
-    found = RowChecksum(int(rows), int(value)) - RowChecksum(int(pending_rows), int(pending_value))
-    return Compared(found, tuple(str(name) for (name,) in differs), int(pending))
+def read_again_from(table: Table, entries: Sequence[LogEntry]) -> datetime | None:
+    """The cursor from which the next run reads an `upsert` table again; None when it reads all of it."""
+    last = next((e.manifest.window for e in reversed(entries) if e.manifest.kind == "upsert" and e.manifest.window), None)
+    return None if last is None or last.high is None else last.high - table.lookback

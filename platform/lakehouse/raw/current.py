@@ -32,9 +32,12 @@ def fold_entries(
     schema: pa.Schema | None,
     connection: duckdb.DuckDBPyConnection,
     fetch: Callable[[LogEntry], Sequence[Path]],
+    *,
+    base: str | None = None,
 ) -> CurrentRows:
     """The fold of log entries over local copies of their files.
 
+    base: a relation of the rows that were before the first of them, with all columns of `schema`, which is then needed.
     schema: the columns wanted; None: all that came, in order of appearance, each in the narrowest type that holds every batch's.
     fetch: gives an entry's files, in their order, already verified; called only for entries that can still have a row.
     """
@@ -49,7 +52,7 @@ def fold_entries(
     found = schema if schema is not None else _schema_of_all(table, entries, parts, connection)
     types = duckdb_types(connection, found)
     columns = ", ".join(f"{quoted(name)}::{type_} as {quoted(name)}" for name, type_ in zip(found.names, types, strict=True))
-    return CurrentRows(f"(select {columns} from ({fold_sql(table, found, None, parts)}))", found)
+    return CurrentRows(f"(select {columns} from ({fold_sql(table, found, base, parts)}))", found)
 
 
 def duckdb_types(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> list[str]:

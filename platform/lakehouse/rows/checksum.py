@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from lakehouse.rows.digest import Words, row_digests
-from lakehouse.spec import RowChecksum
+from lakehouse.rows.partition import encoded_partitions
+from lakehouse.spec import Partitioning, RowChecksum
 
 EMPTY = RowChecksum(0, 0)
 DIGEST = "_digest"
@@ -28,19 +29,28 @@ def checksum_of(batches: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema)
     return RowChecksum(rows, value % 2**64)
 
 
-def checksums_by(batches: Iterable[pa.RecordBatch], schema: pa.Schema, column: str) -> dict[str, RowChecksum]:
-    """Rows and checksum over the columns of `schema`, by the text in `column`."""
-    found: dict[str, RowChecksum] = {}
-    for batch in batches:
-        names = batch.column(column).dictionary_encode()
-        codes = names.indices.to_numpy(zero_copy_only=False)
-        digests = row_digests(batch, schema)
-        order = np.argsort(codes, kind="stable") if len(names.dictionary) > 1 else np.arange(len(codes))
-        starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-        for part, start, end in zip(codes[order][starts], starts, [*starts[1:], len(codes)], strict=True):
-            name = str(names.dictionary[int(part)])
-            found[name] = found.get(name, EMPTY) + RowChecksum(int(end - start), _sum(digests[order[start:end]]))
-    return found
+def partition_checksums(batch: pa.RecordBatch, digests: Words, partitioning: Partitioning, found: dict[str, RowChecksum]) -> None:
+    """Add rows and checksum of a batch, whose digests are given, to those of their partitions, by name."""
+    names = encoded_partitions(batch, partitioning)
+    if not len(digests):
+        return
+    if len(names.dictionary) == 1:
+        _found(found, names.dictionary[0].as_py(), digests)
+        return
+    codes = names.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    for part, start, end in zip(codes[order][starts], starts, [*starts[1:], len(codes)], strict=True):
+        _found(found, names.dictionary[int(part)].as_py(), digests[order[start:end]])
+
+
+def _found(found: dict[str, RowChecksum], name: str, digests: Words) -> None:
+    found[name] = found.get(name, EMPTY) + digests_checksum(digests)
+
+
+def digests_checksum(digests: Words) -> RowChecksum:
+    """Rows and checksum of rows with these digests."""
+    return RowChecksum(len(digests), _sum(digests))
 
 
 def with_digests(batches: Iterable[pa.RecordBatch], schema: pa.Schema, keep: pa.Schema) -> Iterator[pa.RecordBatch]:

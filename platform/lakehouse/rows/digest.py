@@ -39,31 +39,58 @@ _NAN = np.uint64(0x7FF8000000000000)
 _MASK = 2**64 - 1
 _BLOCK = 2**15
 """Bytes or elements that are summed at a time: their products stay in a processor's cache."""
+_SHORT = 256
+"""Bytes or elements of stretches that are all of one length, up to which multiplying them out costs less than a running sum."""
+_SAMPLE = 1024
+"""Rows that tell whether the texts of a column repeat."""
 
 
 def row_digests(batch: pa.RecordBatch | pa.StructArray, schema: pa.Schema) -> Words:
     """The digest of each row over the columns of `schema`, which the batch must have; other columns of it are not looked at.
 
-    A column that came in another type is cast to that of `schema`. Raises pyarrow.ArrowInvalid when it cannot be, and TypeError
-    for a type that has no digest.
+    A column that came in another type is cast to that of `schema`; one that came as a dictionary costs its distinct values only.
+    Raises pyarrow.ArrowInvalid when it cannot be cast, and TypeError for a type that has no digest.
     """
     total = np.full(len(batch), R, np.uint64)
     for field in schema:
-        column = batch.column(field.name)
-        _add(total, column if column.type == field.type else column.cast(field.type), field.name)
+        _add(total, batch.column(field.name), field.type, field.name)
     return _mix(total)
 
 
-def _add(total: Words, column: pa.Array, name: str) -> None:
-    """Add to `total` what a column gives, 0 where it is null."""
+def _add(total: Words, column: pa.Array, type_: pa.DataType, name: str) -> None:
+    """Add to `total` what a column gives as values of `type_`, 0 where it is null."""
     if column.null_count == len(column):
         return
-    given = _words(column)
+    encoded = column if pa.types.is_dictionary(column.type) else _repeated(column)
+    if encoded is None:
+        total += _given(column, type_, name)
+        return
+    # One more word, 0, for the rows without a value.
+    given = np.append(_given(encoded.dictionary, type_, name), np.uint64(0))
+    indices = encoded.indices if not encoded.indices.null_count else pc.fill_null(encoded.indices, len(given) - 1)
+    total += given.take(indices.to_numpy(zero_copy_only=False))
+
+
+def _given(column: pa.Array, type_: pa.DataType, name: str) -> Words:
+    """What each value of a column gives, 0 for a null."""
+    given = _words(column if column.type == type_ else column.cast(type_))
     given += _salt(name)
     _mix(given)
     if column.null_count:
         given *= column.is_valid().to_numpy(zero_copy_only=False)
-    total += given
+    return given
+
+
+def _repeated(column: pa.Array) -> pa.DictionaryArray | None:
+    """A column of texts that come again and again, as a dictionary; None for any other column.
+
+    Finding a text again costs a fraction of its word, so a look at the first rows pays.
+    """
+    if len(column) < 4 * _SAMPLE or not (pa.types.is_string(column.type) or pa.types.is_binary(column.type)):
+        return None
+    if pc.count_distinct(column.slice(0, _SAMPLE)).as_py() > _SAMPLE // 2:
+        return None
+    return column.dictionary_encode()
 
 
 @cache
@@ -157,14 +184,18 @@ def _lists(column: pa.Array) -> Words:
 def _structs(column: pa.StructArray) -> Words:
     total = np.zeros(len(column), np.uint64)
     for field, values in zip(column.type, column.flatten(), strict=True):
-        _add(total, values, field.name)
+        _add(total, values, field.type, field.name)
     return _mix(total)
 
 
 def _sequences(values: npt.NDArray[Any], edges: npt.NDArray[np.int64]) -> Words:
     """`sum(value[i] * P**i) + length * L` of each stretch of `values` between two edges."""
-    result = np.diff(edges).view(np.uint64) * np.uint64(L)
+    lengths = np.diff(edges)
+    result = lengths.view(np.uint64) * np.uint64(L)
     powers, inverses = _powers()
+    if len(lengths) and 0 < lengths[0] <= _SHORT and (lengths == lengths[0]).all():
+        _add_alike(result, values[edges[0] : edges[-1]].reshape(len(lengths), -1), powers)
+        return result
     at, count = 0, len(result)
     while at < count:
         low = int(edges[at])
@@ -181,6 +212,13 @@ def _sequences(values: npt.NDArray[Any], edges: npt.NDArray[np.int64]) -> Words:
         result[at:until] += (found[1:] - found[:-1]) * inverses[inside[:-1]]
         at = until
     return result
+
+
+def _add_alike(result: Words, stretches: npt.NDArray[Any], powers: Words) -> None:
+    """Add the sums of stretches of one length: identifiers and tokens are such."""
+    count = max(1, _BLOCK // stretches.shape[1])
+    for start in range(0, len(result), count):
+        result[start : start + count] += stretches[start : start + count].astype(np.uint64) @ powers[: stretches.shape[1]]
 
 
 def _long(values: npt.NDArray[Any]) -> np.uint64:

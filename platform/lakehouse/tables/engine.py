@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -82,6 +82,29 @@ class LakeTables(Protocol):
 
         Every batch has the schema of that version, with its metadata: that of `state` for the current one. Memory is bounded by
         one row group.
+        """
+        ...
+
+    def scan_by_partition(
+        self,
+        source: str,
+        table: Table,
+        *,
+        partitions: Collection[str] | None = None,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """As `scan`, each batch with the name of the partition whose files it is from.
+
+        A column of texts may come as a dictionary, or as bytes: its digests are those of the schema's type.
+        """
+        ...
+
+    def contents(self, source: str, table: Table, *, version: int | None = None) -> dict[str, str]:
+        """What tells the files of each live partition of a version from any others: a text for each.
+
+        The texts of two looks are equal only if the partition has the same data files and delete files, none of them written
+        since. A text is empty when a file is missing. No file is read.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,27 @@ class Warehouse(Protocol):
 
     def scan(self, source: str, table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """All published rows, cast to `schema`."""
+        ...
+
+    def contents(self, source: str, table: Table) -> dict[str, str] | None:
+        """What tells the rows of each published partition from any others: a text for each, by the warehouse's own name of it.
+
+        The texts of two looks are equal only if the partition's stored bytes are the same, and read in the same way. None when
+        this cannot be told: then take every partition as changed. No row is read.
+        """
+        ...
+
+    def scan_by_partition(
+        self, source: str, table: Table, schema: pa.Schema, partitions: Collection[str] | None = None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """The rows of the named partitions, or of all, each batch with the name that `contents` gives its partition.
+
+        A column of texts may come as a dictionary, or as bytes: its digests are those of the schema's type.
+        """
+        ...
+
+    def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str]) -> None:
+        """Add rows to a table of the platform's own, made when it is not there, sorted by the columns `order`."""
         ...
 
     def read_statistics_marker(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 from pyiceberg.table import Table as IcebergTable
@@ -17,6 +17,7 @@ from lakehouse.tables.engine import Applied, TableState, TableVersion
 from lakehouse.tables.iceberg.applying import Apply, conflict, pending_entries, read_base
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED, UNKNOWN
+from lakehouse.tables.iceberg.contents import encoded_batches, partition_contents
 from lakehouse.tables.iceberg.files import file_batches, live_files
 from lakehouse.tables.iceberg.versions import find_marker, schema_at, snapshot_at_sequence, snapshot_of, state_of, version_of
 from lakehouse.tables.partitions import PartitionScheme
@@ -64,6 +65,32 @@ class EmbeddedIceberg:
         for file in live_files(handle, scheme, snapshot.snapshot_id):
             if partitions is None or scheme.shown(file.partition) in partitions:
                 yield from file_batches(handle, file, schema, columns=columns)
+
+    def scan_by_partition(
+        self,
+        source: str,
+        table: Table,
+        *,
+        partitions: Collection[str] | None = None,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        handle = self._existing(source, table)
+        snapshot = snapshot_of(source, table, handle, version)
+        schema = schema_at(handle, snapshot)
+        scheme = PartitionScheme.of(table.partition, schema)
+        wanted = None if partitions is None else set(partitions)
+        for file in live_files(handle, scheme, snapshot.snapshot_id):
+            name = scheme.shown(file.partition)
+            if wanted is None or name in wanted:
+                for batch in encoded_batches(handle, file, schema, columns=columns):
+                    yield name, batch
+
+    def contents(self, source: str, table: Table, *, version: int | None = None) -> dict[str, str]:
+        handle = self._existing(source, table)
+        snapshot = snapshot_of(source, table, handle, version)
+        scheme = PartitionScheme.of(table.partition, schema_at(handle, snapshot))
+        return partition_contents(self._store, scheme, live_files(handle, scheme, snapshot.snapshot_id))
 
     def partitions(self, source: str, table: Table, *, version: int | None = None) -> dict[str, int]:
         handle = self._existing(source, table)

@@ -164,7 +164,7 @@ class _Watched(io.RawIOBase):
     def readinto(self, target: memoryview) -> int:  # type: ignore[override]
         data = self._response.read(len(target))
         target[: len(data)] = data
-        self.tail = (self.tail + data)[-_TAIL:]
+        self.tail = data[-_TAIL:] if len(data) >= _TAIL else (self.tail + data)[-_TAIL:]
         return len(data)
 
 

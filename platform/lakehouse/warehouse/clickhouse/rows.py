@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,10 +40,11 @@ def to_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=target)
 
 
-def select_list(schema: pa.Schema) -> str:
-    """What to select for `from_clickhouse`."""
+def select_list(schema: pa.Schema, repeated: Collection[str] = ()) -> str:
+    """What to select for `from_clickhouse`; the columns of texts `repeated` are asked for as dictionaries."""
     names = [*schema.names, *(field.name + ABSENT for field in _nullable_lists(schema))]
-    return ", ".join(quoted(name) for name in names)
+    own = (f"toLowCardinality({quoted(name)}) AS {quoted(name)}" if name in repeated else quoted(name) for name in names)
+    return ", ".join(own)
 
 
 def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -56,6 +59,14 @@ def from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             column = from_nested_text(column, field.type)
         arrays.append(_cast(column, field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def encoded_from_clickhouse(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The same values, for digests: dictionaries and the bytes of texts stay as they came."""
+    texts = {field.name for field in schema if pa.types.is_string(field.type)}
+    others = from_clickhouse(batch, pa.schema([field for field in schema if field.name not in texts]))
+    columns = [(batch if name in texts else others).column(name) for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, names=schema.names)
 
 
 def readable(table: pa.Table) -> pa.Table:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,16 @@ from lakehouse.errors import CommitConflict, DamagedData, TerminalError
 from lakehouse.settings import Settings
 from lakehouse.spec import Marker, Table
 from lakehouse.warehouse.clickhouse.client import ClickHouseClient
-from lakehouse.warehouse.clickhouse.layout import ClickHouseColumn, Layout, layout_of, literal, partition_value, quoted
+from lakehouse.warehouse.clickhouse.contents import partition_contents, scan_partitions
+from lakehouse.warehouse.clickhouse.layout import (
+    ClickHouseColumn,
+    Layout,
+    column_type,
+    layout_of,
+    literal,
+    partition_value,
+    quoted,
+)
 from lakehouse.warehouse.clickhouse.lock import HeldLock, publisher_lock
 from lakehouse.warehouse.clickhouse.rows import from_clickhouse, insert_schema, readable, select_list, to_clickhouse
 from lakehouse.warehouse.publisher import Published
@@ -131,6 +140,27 @@ class ClickHouseWarehouse:
         for batch in self._client.stream(sql, f"reading {source}.{table.name} from the warehouse"):
             yield from_clickhouse(batch, schema)
 
+    def contents(self, source: str, table: Table) -> dict[str, str] | None:
+        """What tells the rows of each partition from any others, by `partition_id`; None when the parts do not tell all."""
+        return partition_contents(self._client, self._database, _name(source, table))
+
+    def scan_by_partition(
+        self, source: str, table: Table, schema: pa.Schema, partitions: Collection[str] | None = None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """The rows of the partitions of these ids, or of all; texts that repeat come as dictionaries."""
+        tried = f"reading {source}.{table.name} from the warehouse"
+        yield from scan_partitions(self._client, self._relation(_name(source, table)), schema, partitions, tried)
+
+    def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str]) -> None:
+        """Add rows to a table of the platform's own, made when it is not there."""
+        tried = f"writing to {self._database}.{relation}"
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried, point="warehouse.database")
+        columns = ", ".join(f"{quoted(field.name)} {column_type(field)}" for field in rows.schema)
+        keys = ", ".join(quoted(name) for name in order)
+        create = f"CREATE TABLE IF NOT EXISTS {self._relation(relation)} ({columns}) ENGINE = MergeTree ORDER BY ({keys})"
+        self._client.run(create, tried, point="warehouse.own_table")
+        self._client.insert(self._relation(relation), rows.schema, rows.to_batches(), tried)
+
     def query(self, sql: str) -> pa.Table:
         """The result of a statement in memory; a table without columns for one that gives none."""
         statement = sql.strip().rstrip(";")
@@ -149,7 +179,7 @@ class ClickHouseWarehouse:
         relation = self._relation(STATISTICS)
         self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried, point="warehouse.database")
         self._client.run(
-            f"CREATE TABLE IF NOT EXISTS {relation} (nothing UInt8) ENGINE = Null", tried, point="warehouse.statistics_table"
+            f"CREATE TABLE IF NOT EXISTS {relation} (nothing UInt8) ENGINE = Null", tried, point="warehouse.own_table"
         )
         self._client.run(
             f"ALTER TABLE {relation} MODIFY COMMENT {literal(json.dumps(sequences, sort_keys=True))}",
