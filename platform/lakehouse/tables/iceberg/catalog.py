@@ -7,14 +7,17 @@ from contextlib import contextmanager, suppress
 
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError
+from pyiceberg.io import FileIO
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
+from pyiceberg.table.metadata import TableMetadata
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from lakehouse.errors import ConfigurationError, StoreUnavailable
+from lakehouse.faults import effect
 from lakehouse.settings import Settings, StoreSettings
 
 _ATTEMPTS = 5
@@ -33,6 +36,15 @@ TABLE_PROPERTIES = {
     "history.expire.min-snapshots-to-keep": "20",
     "commit.manifest.min-count-to-merge": "20",
 }
+
+
+class _LakeSqlCatalog(SqlCatalog):
+    """pyiceberg's catalog, with a fault point between a commit's metadata file and the row that makes it the current one."""
+
+    @staticmethod
+    def _write_metadata(metadata: TableMetadata, io: FileIO, metadata_path: str) -> None:
+        with effect("lake.metadata"):
+            SqlCatalog._write_metadata(metadata, io, metadata_path)
 
 
 class LakeCatalog:
@@ -57,7 +69,8 @@ class LakeCatalog:
         """A transaction that makes the table together with its first rows; of two at once, one wins."""
         with self._reaching(f"creating {source}.{table}"):
             catalog = self._open()
-            with suppress(IntegrityError, NamespaceAlreadyExistsError):  # another process made it in the same moment
+            # Suppressed: another process made it in the same moment.
+            with suppress(IntegrityError, NamespaceAlreadyExistsError), effect("lake.namespace"):
                 catalog.create_namespace_if_not_exists(source)
             return catalog.create_table_transaction(
                 (source, table),
@@ -77,7 +90,7 @@ class LakeCatalog:
             }
             for attempt in range(_ATTEMPTS):
                 try:
-                    self._catalog = SqlCatalog(self._settings.catalog.name, **properties)
+                    self._catalog = _LakeSqlCatalog(self._settings.catalog.name, **properties)
                     break
                 except (IntegrityError, ProgrammingError, OperationalError) as error:
                     if attempt == _ATTEMPTS - 1 or not _made_by_another(error):

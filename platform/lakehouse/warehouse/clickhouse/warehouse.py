@@ -115,7 +115,7 @@ class ClickHouseWarehouse:
             table, schema, layout_of(table, schema), marker, version, name, f"{_NEXT}{name}__{uuid.uuid4().hex[:12]}",
             f"publishing {source}.{table.name} to the warehouse",
         )  # fmt: skip
-        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried)
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
         with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
             self._drop_leftovers(name)
             current = self._current(name)
@@ -151,15 +151,15 @@ class ClickHouseWarehouse:
         tried = f"reading {source}.{table.name} from the warehouse"
         yield from scan_partitions(self._client, self._relation(_name(source, table)), schema, partitions, tried)
 
-    def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str]) -> None:
-        """Add rows to a table of the platform's own, made when it is not there."""
+    def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str], view: str) -> None:
+        """Add rows to a table of the platform's own; the table, and the view over it, are made when they are not there."""
         tried = f"writing to {self._database}.{relation}"
-        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried)
         columns = ", ".join(f"{quoted(field.name)} {column_type(field)}" for field in rows.schema)
         keys = ", ".join(quoted(name) for name in order)
-        self._client.run(
-            f"CREATE TABLE IF NOT EXISTS {self._relation(relation)} ({columns}) ENGINE = MergeTree ORDER BY ({keys})", tried
-        )
+        table = f"CREATE TABLE IF NOT EXISTS {self._relation(relation)} ({columns}) ENGINE = MergeTree ORDER BY ({keys})"
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried, point="warehouse.database")
+        for statement in (table, view.format(database=quoted(self._database))):
+            self._client.run(statement, tried, point="warehouse.results")
         self._client.insert(self._relation(relation), rows.schema, rows.to_batches(), tried)
 
     def query(self, sql: str) -> pa.Table:
@@ -178,9 +178,15 @@ class ClickHouseWarehouse:
         """Record what the statistics were built from, in place of what was recorded before."""
         tried = "recording what the statistics were built from"
         relation = self._relation(STATISTICS)
-        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried)
-        self._client.run(f"CREATE TABLE IF NOT EXISTS {relation} (nothing UInt8) ENGINE = Null", tried)
-        self._client.run(f"ALTER TABLE {relation} MODIFY COMMENT {literal(json.dumps(sequences, sort_keys=True))}", tried)
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried, point="warehouse.database")
+        self._client.run(
+            f"CREATE TABLE IF NOT EXISTS {relation} (nothing UInt8) ENGINE = Null", tried, point="warehouse.statistics_table"
+        )
+        self._client.run(
+            f"ALTER TABLE {relation} MODIFY COMMENT {literal(json.dumps(sequences, sort_keys=True))}",
+            tried,
+            point="warehouse.statistics_marker",
+        )
 
     def _publish(
         self, work: _Work, current: _Current | None, partitions: Sequence[str] | None, scan: Scan, lock: HeldLock
@@ -190,7 +196,11 @@ class ClickHouseWarehouse:
             values = [partition_value(name, work.table, work.schema) for name in partitions]
             if changes == [] and not partitions and current.published.rows == work.marker.rows:
                 lock.check()
-                self._client.run(f"ALTER TABLE {self._relation(work.name)} MODIFY COMMENT {literal(work.comment)}", work.tried)
+                self._client.run(
+                    f"ALTER TABLE {self._relation(work.name)} MODIFY COMMENT {literal(work.comment)}",
+                    work.tried,
+                    point="warehouse.comment",
+                )
                 return
             if changes is not None and None not in values:
                 self._clone(work, changes)
@@ -200,7 +210,7 @@ class ClickHouseWarehouse:
                     return
                 logger.warning("%s: %s; copying the whole table instead", work.tried, problem)
                 self._drop(work.next)
-        self._client.run(work.layout.create(self._relation(work.next), work.comment), work.tried)
+        self._client.run(work.layout.create(self._relation(work.next), work.comment), work.tried, point="warehouse.create")
         problem = self._fill(work, None, [], scan)
         if problem is not None:
             self._drop(work.next)
@@ -214,16 +224,16 @@ class ClickHouseWarehouse:
 
     def _clone(self, work: _Work, changes: list[str]) -> None:
         relation = self._relation(work.next)
-        self._client.run(f"CREATE TABLE {relation} CLONE AS {self._relation(work.name)}", work.tried)
+        self._client.run(f"CREATE TABLE {relation} CLONE AS {self._relation(work.name)}", work.tried, point="warehouse.clone")
         alterations = [*changes, f"MODIFY COMMENT {literal(work.comment)}"]
-        self._client.run(f"ALTER TABLE {relation} {', '.join(alterations)}", work.tried)
+        self._client.run(f"ALTER TABLE {relation} {', '.join(alterations)}", work.tried, point="warehouse.alter")
 
     def _fill(self, work: _Work, partitions: Sequence[str] | None, values: list[str], scan: Scan) -> str | None:
         """Drop the named partitions of the new table and insert what `scan` gives; what is wrong with the result, or None."""
         relation = self._relation(work.next)
         for start in range(0, len(values), 100):
             clauses = ", ".join(f"DROP PARTITION {value}" for value in values[start : start + 100])
-            self._client.run(f"ALTER TABLE {relation} {clauses}", work.tried, _UNLIMITED)
+            self._client.run(f"ALTER TABLE {relation} {clauses}", work.tried, _UNLIMITED, point="warehouse.drop_partitions")
         kept = self._partition_rows(work)
         scanned = 0
 
@@ -254,9 +264,9 @@ class ClickHouseWarehouse:
             raise _moved(work)
         name, new = self._relation(work.name), self._relation(work.next)
         if current is None:
-            self._client.run(f"RENAME TABLE {new} TO {name}", work.tried)
+            self._client.run(f"RENAME TABLE {new} TO {name}", work.tried, point="warehouse.rename")
             return
-        self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried)
+        self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried, point="warehouse.exchange")
         self._drop(work.next)
 
     def _found(self, name: str) -> tuple[Published, str, str] | None:
@@ -317,7 +327,12 @@ class ClickHouseWarehouse:
             self._drop(leftover)
 
     def _drop(self, name: str) -> None:
-        self._client.run(f"DROP TABLE IF EXISTS {self._relation(name)}", f"dropping {self._database}.{name}", _UNLIMITED)
+        self._client.run(
+            f"DROP TABLE IF EXISTS {self._relation(name)}",
+            f"dropping {self._database}.{name}",
+            _UNLIMITED,
+            point="warehouse.drop",
+        )
 
     def _relation(self, name: str) -> str:
         return f"{quoted(self._database)}.{quoted(name)}"
