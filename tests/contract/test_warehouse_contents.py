@@ -111,6 +111,8 @@ def test_an_empty_table_has_no_contents(warehouse: Warehouse) -> None:  # noqa: 
 def test_rows_are_added_to_a_table_of_the_platform_s_own(warehouse: Warehouse) -> None:  # noqa: F811
     schema = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("what", pa.string())])
     rows = pa.table({"n": [1, 2], "what": ["a", None]}, schema=schema)
+    view = "create view if not exists {database}.sums as select sum(n) as n from {database}.notes"
     for _ in range(2):
-        warehouse.append_rows("notes", rows, ["n"])
+        warehouse.append_rows("notes", rows, ["n"], view)
     assert sorted(warehouse.query("select n from notes")["n"].to_pylist()) == [1, 1, 2, 2]
+    assert warehouse.query("select n from sums")["n"].to_pylist() == [6]

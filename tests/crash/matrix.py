@@ -175,7 +175,7 @@ class Matrix:
 
     def _compare(self, deployment: Deployment, case: Case) -> None:
         source, table = deployment.select([case.table])[0]
-        (report,) = verify_source_tables(deployment, source, [table])
+        (report,) = verify_source_tables(deployment, source, [table], deep=True)
         copies = {copy.copy: copy for copy in report.copies}
         right = copies["source"].rows
         for copy in report.copies:

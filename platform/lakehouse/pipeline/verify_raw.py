@@ -77,7 +77,7 @@ def open_raw(deployment: Deployment, source: Source, table: Table, record: Recor
     entries = log.entries()
     identities = file_identities(deployment.store, log.folder, standing(entries)) if entries else {}
     usable = record
-    if record is not None and (len(entries) < record.sequence or log_prefix(entries[: record.sequence]) != record.log):
+    if record is not None and log_prefix([entry for entry in entries if entry.sequence <= record.sequence]) != record.log:
         usable = None
     known = {
         sequence: seen
@@ -172,13 +172,16 @@ def folded_rows(
 def advance(raw: Raw, lake: LakeTables, source: Source, state: TableState, connection: duckdb.DuckDBPyConnection) -> bool:
     """Fold the entries of an `upsert` table that are new since the record over what it says; False when that cannot be done.
 
-    It can be done when every old entry's files are those that were read, no new rows bring a schema that no old ones had, and
-    the lake still has the verified version, of the same files and columns.
+    It can be done when every old entry's files are those that were read, new entries bring or take away rows by their keys, no
+    new rows bring a schema that no old ones had, and the lake still has the verified version, of the same files and columns.
     """
     record = raw.usable
     if record is None or record.schema != raw.log.fingerprint(state.schema):
         return False
-    old, new = raw.entries[: record.sequence], raw.entries[record.sequence :]
+    old = [entry for entry in raw.entries if entry.sequence <= record.sequence]
+    new = raw.entries[len(old) :]
+    if any(entry.manifest.kind not in ("upsert", "delete") for entry in new):
+        return False
     if any(entry.sequence not in raw.known for entry in standing(old)):
         return False
     schemas = {entry.manifest.fingerprint for entry in old}

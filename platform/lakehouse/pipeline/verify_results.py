@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
 )
 
 VIEW = """
-create view if not exists lakehouse_verified as
+create view if not exists {database}.lakehouse_verified as
 select source, table, copy, equal, min(verified_at) as since, max(verified_at) as until, count() as verifications,
   argMax(differs, verified_at) as differs, argMax(problem, verified_at) as problem
 from (
@@ -48,7 +48,7 @@ from (
       equal != lagInFrame(equal, 1, equal) over (
         partition by source, table, copy order by verified_at rows between unbounded preceding and unbounded following
       ) as turned
-    from lakehouse_verifications
+    from {database}.lakehouse_verifications
   )
 )
 group by source, table, copy, equal, stretch
@@ -67,8 +67,7 @@ def keep_results(
     now = datetime.now(UTC)
     rows = pa.Table.from_pylist([row for report in reports for row in _rows(report, now, run)], schema=SCHEMA)
     try:
-        deployment.warehouse.append_rows(RESULTS, rows, ("source", "table", "copy", "verified_at"))
-        deployment.warehouse.query(VIEW)
+        deployment.warehouse.append_rows(RESULTS, rows, ("source", "table", "copy", "verified_at"), VIEW)
     except LakehouseError as error:
         on_event(f"the results could not be kept in the warehouse: {error.value or error}")
         return False

@@ -80,8 +80,12 @@ class Warehouse(Protocol):
         """
         ...
 
-    def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str]) -> None:
-        """Add rows to a table of the platform's own, made when it is not there, sorted by the columns `order`."""
+    def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str], view: str) -> None:
+        """Add rows to a table of the platform's own, sorted by the columns `order`.
+
+        The table is made when it is not there, and so is a view over it: `view` is the statement, with `{database}` before the
+        names. After a failure the rows may be there.
+        """
         ...
 
     def read_statistics_marker(self) -> dict[str, int]:

@@ -151,14 +151,15 @@ class ClickHouseWarehouse:
         tried = f"reading {source}.{table.name} from the warehouse"
         yield from scan_partitions(self._client, self._relation(_name(source, table)), schema, partitions, tried)
 
-    def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str]) -> None:
-        """Add rows to a table of the platform's own, made when it is not there."""
+    def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str], view: str) -> None:
+        """Add rows to a table of the platform's own; the table, and the view over it, are made when they are not there."""
         tried = f"writing to {self._database}.{relation}"
-        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried, point="warehouse.database")
         columns = ", ".join(f"{quoted(field.name)} {column_type(field)}" for field in rows.schema)
         keys = ", ".join(quoted(name) for name in order)
-        create = f"CREATE TABLE IF NOT EXISTS {self._relation(relation)} ({columns}) ENGINE = MergeTree ORDER BY ({keys})"
-        self._client.run(create, tried, point="warehouse.own_table")
+        table = f"CREATE TABLE IF NOT EXISTS {self._relation(relation)} ({columns}) ENGINE = MergeTree ORDER BY ({keys})"
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried, point="warehouse.database")
+        for statement in (table, view.format(database=quoted(self._database))):
+            self._client.run(statement, tried, point="warehouse.results")
         self._client.insert(self._relation(relation), rows.schema, rows.to_batches(), tried)
 
     def query(self, sql: str) -> pa.Table:
