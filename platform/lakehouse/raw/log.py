@@ -73,14 +73,24 @@ class RawLog:
         return low
 
     def entries(self, after: int = 0) -> list[LogEntry]:
-        """The entries after a sequence, in order. DamagedData when one is missing or its manifest is damaged."""
+        """The entries after a sequence, in order. DamagedData when one is missing or its manifest is damaged.
+
+        A snapshot is a new beginning: an entry before it that cannot be read any more is left out, for nothing needs it.
+        """
         prefix = self._path(after) if after else None
         names = {found.path for found in self._store.list(f"{self.folder}/_log", prefix)}
         last = max((number for number in map(_sequence, names) if number), default=after)
         if last == after and after and not self._store.exists(self._path(after)):
             raise self._missing(after)
         with ThreadPoolExecutor(PARALLEL) as pool:
-            return list(pool.map(self.entry, range(after + 1, last + 1)))
+            return readable(list(pool.map(self.entry_or_damage, range(after + 1, last + 1))))
+
+    def entry_or_damage(self, sequence: int) -> LogEntry | DamagedData:
+        """One entry, or why it cannot be read."""
+        try:
+            return self.entry(sequence)
+        except DamagedData as error:
+            return error
 
     def entry(self, sequence: int) -> LogEntry:
         """One entry; DamagedData when it is missing or damaged."""
@@ -162,6 +172,33 @@ class RawLog:
         self._tried.pop(manifest.batch_id)
         return LogEntry(sequence, manifest)
 
+    def claim_beyond(self, manifest: Manifest, lost_head: int) -> LogEntry:
+        """Put a snapshot at `lost_head + 1` of a log whose last entries were lost, so that no later batch takes their places.
+
+        Raises CommitConflict when that place is taken, WrongUse for a batch that does not make the lost entries void.
+        """
+        if manifest.kind != "snapshot":
+            raise WrongUse(
+                f"claiming entry {lost_head + 1} of {self.folder} behind entries that were lost",
+                value=manifest.kind,
+                allowed="a snapshot: it makes what came before it void",
+                remedy="Land a snapshot of the whole table.",
+            )
+        if self._store.put_new(self._path(lost_head + 1), encode_manifest(manifest)) or self._is_ours(lost_head + 1, manifest):
+            return LogEntry(lost_head + 1, manifest)
+        raise self._taken(lost_head + 1)
+
+    def check_files(self, entry: LogEntry) -> list[DamagedData]:
+        """What is wrong with the files of a batch: each is read and proved; nothing when all are as they were written."""
+        found = []
+        with scratch_folder(self._scratch) as scratch:
+            for file in entry.manifest.files:
+                try:
+                    self._fetch(file, scratch).unlink()
+                except DamagedData as error:
+                    found.append(error)
+        return found
+
     def read(self, entry: LogEntry, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of a batch in their order; each file is verified whole before any of its rows is given.
 
@@ -214,7 +251,10 @@ class RawLog:
         sequence = expected_head + 1
         if self._store.put_new(self._path(sequence), data) or self._is_ours(sequence, manifest):
             return LogEntry(sequence, manifest)
-        raise CommitConflict(
+        raise self._taken(sequence)
+
+    def _taken(self, sequence: int) -> CommitConflict:
+        return CommitConflict(
             f"claiming entry {sequence} of {self.folder}",
             value=f"batch {self.entry(sequence).manifest.batch_id}",
             allowed="a free place in the log",
@@ -242,7 +282,7 @@ class RawLog:
             f"reading the raw file {self._store.url_of(path)}",
             value=found,
             allowed="the bytes that its manifest describes",
-            remedy="Restore the file from a copy, or extract its window again; no row of it was used.",
+            remedy=f"Run `lakehouse repair {self._source}.{self._table.name}`, or restore the file from a copy; no row was used.",
         )
 
     def _missing(self, sequence: int) -> DamagedData:
@@ -250,7 +290,7 @@ class RawLog:
             f"reading the log of {self._source}.{self._table.name}",
             value=f"no object {self._store.url_of(self._path(sequence))}",
             allowed="every entry from 1 to the last",
-            remedy="Restore the object from a copy; without it the table cannot be known.",
+            remedy=f"Run `lakehouse repair {self._source}.{self._table.name}`, or restore the object from a copy.",
         )
 
     def _path(self, sequence: int) -> str:
@@ -259,6 +299,22 @@ class RawLog:
     def _sequences_after(self, sequence: int) -> list[int]:
         found = self._store.page(f"{self.folder}/_log", self._path(sequence))
         return [number for number in (_sequence(info.path) for info in found) if number]
+
+
+def readable(found: Sequence[LogEntry | DamagedData]) -> list[LogEntry]:
+    """The entries that can be read, in order; raises the first damage that no later snapshot makes void."""
+    entries: list[LogEntry] = []
+    raised: DamagedData | None = None
+    void = False
+    for item in reversed(found):
+        if isinstance(item, LogEntry):
+            entries.append(item)
+            void = void or item.manifest.kind == "snapshot"
+        elif not void:
+            raised = item
+    if raised is not None:
+        raise raised
+    return entries[::-1]
 
 
 def _sequence(path: str) -> int:

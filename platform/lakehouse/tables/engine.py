@@ -69,6 +69,22 @@ class LakeTables(Protocol):
         """
         ...
 
+    def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+        """Fold the whole log (`entries`, from the first) anew, in one commit over whatever the table holds, unread.
+
+        Readers see the table as it was or as it is then, and its versions stay. Raises as `apply` does; CommitConflict when
+        anything moved the table meanwhile.
+        """
+        ...
+
+    def restore(self, source: str, table: Table) -> str | None:
+        """Lead the table to the newest of its metadata that can still be read, and say which; None when what it has can be.
+
+        What was committed after that metadata is applied again from the raw log. Raises DamagedData when none can be read,
+        CommitConflict when anybody moved the table meanwhile.
+        """
+        ...
+
     def scan(
         self,
         source: str,

@@ -55,6 +55,24 @@ class Warehouse(Protocol):
         """
         ...
 
+    def republish(
+        self,
+        source: str,
+        table: Table,
+        schema: pa.Schema,
+        *,
+        marker: Marker,
+        version: int,
+        scan: Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]],
+        than: Published | None,
+    ) -> Published:
+        """Copy the whole table anew, whatever stands under its name, and exchange it in as `publish` does.
+
+        than: what was found published (None: nothing, or a table without a marker). Raises CommitConflict when it is another by
+        now. A table without a marker is kept under a name that begins with `__kept__`.
+        """
+        ...
+
     def drop(self, source: str, table: Table) -> None:
         """Remove a published table; nothing happens when there is none."""
         ...

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
+from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
 
-from lakehouse.errors import ConfigurationError, StoreUnavailable
+from lakehouse.errors import ConfigurationError, DamagedData, StoreUnavailable
 from lakehouse.settings import Settings, StoreSettings
 
 _ATTEMPTS = 5
@@ -50,6 +53,8 @@ class LakeCatalog:
                 return self._open().load_table((source, table))
             except NoSuchTableError:
                 return None
+            except (OSError, ValueError, TypeError) as error:
+                raise metadata_error(f"{source}.{table}", error) from error
 
     def creation(
         self, source: str, table: str, schema: Schema, spec: PartitionSpec, properties: Mapping[str, str]
@@ -66,6 +71,37 @@ class LakeCatalog:
                 partition_spec=spec,
                 properties={**TABLE_PROPERTIES, **properties},
             )
+
+    def pointers(self, source: str, table: str) -> tuple[str, str | None] | None:
+        """The addresses of the metadata that the catalog has for the table, and of the one before; None for no table."""
+        columns = IcebergTables.metadata_location, IcebergTables.previous_metadata_location
+        with self._reaching(f"looking for {source}.{table}"), Session(self._open().engine) as session:
+            found = session.execute(select(*columns).where(*self._row(source, table))).first()
+            return (str(found[0]), found[1]) if found else None
+
+    def repoint(self, source: str, table: str, old: str, new: str) -> bool:
+        """Lead the table from one metadata file to another, if it is still led to the old one."""
+        with self._reaching(f"restoring {source}.{table}"), Session(self._open().engine) as session:
+            moved = update(IcebergTables).where(*self._row(source, table), IcebergTables.metadata_location == old)
+            result = session.execute(moved.values(metadata_location=new, previous_metadata_location=old))
+            session.commit()
+            return bool(getattr(result, "rowcount", 0))
+
+    def loads(self, address: str) -> bool:
+        """Whether metadata at an address can be read as that of a table."""
+        try:
+            FromInputFile.table_metadata(self._open()._load_file_io(location=address).new_input(address))
+        except (OSError, ValueError, TypeError):
+            return False
+        return True
+
+    def _row(self, source: str, table: str) -> tuple[ColumnElement[bool], ...]:
+        catalog = self._settings.catalog.name
+        return (
+            IcebergTables.catalog_name == catalog,
+            IcebergTables.table_namespace == source,
+            IcebergTables.table_name == table,
+        )
 
     def _open(self) -> SqlCatalog:
         if self._catalog is None:
@@ -91,6 +127,24 @@ class LakeCatalog:
             yield
         except OperationalError as error:
             raise catalog_error(tried, error, self._settings) from error
+
+
+def metadata_error(name: str, error: Exception) -> DamagedData | StoreUnavailable:
+    """The platform's error for metadata of a table that is gone, cannot be parsed, or whose store does not answer."""
+    outside = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    if outside and (error.errno is not None or "AWS Error" in str(error)):  # type: ignore[attr-defined]
+        return StoreUnavailable(
+            f"reading the metadata of lake table {name}",
+            value=str(error),
+            allowed="an object store that answers",
+            remedy="Look at the store, then run this again.",
+        )
+    return DamagedData(
+        f"reading the metadata of lake table {name}",
+        value=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}",
+        allowed="the metadata file that the catalog names, as it was written",
+        remedy=f"Run `lakehouse repair {name}`: the table goes back to metadata that can be read and catches up.",
+    )
 
 
 def file_io_properties(store: StoreSettings) -> dict[str, str]:

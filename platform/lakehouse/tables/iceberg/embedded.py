@@ -13,10 +13,11 @@ from lakehouse.settings import Settings
 from lakehouse.spec import LogEntry, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.engine import Applied, TableState, TableVersion
-from lakehouse.tables.iceberg.applying import Apply, conflict, pending_entries, read_base
+from lakehouse.tables.iceberg.applying import Apply, conflict, pending_entries, read_base, read_unmarked_base
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED
 from lakehouse.tables.iceberg.files import file_batches, live_files
+from lakehouse.tables.iceberg.restoring import restore_metadata
 from lakehouse.tables.iceberg.versions import find_marker, schema_at, snapshot_at_sequence, snapshot_of, state_of, version_of
 from lakehouse.tables.partitions import PartitionScheme
 
@@ -46,6 +47,15 @@ class EmbeddedIceberg:
                 remedy="Extract the table first (`lakehouse run`).",
             )
         return Applied(state_of(source, table, base.handle), 0, (), (), 0)
+
+    def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+        base = read_unmarked_base(self._catalog, source, table)
+        pending = pending_entries(source, table, 0, entries)
+        apply = Apply(self._settings, self._store, self._catalog, source, table, base, pending, rebuild=True)
+        return apply.run(files_root)
+
+    def restore(self, source: str, table: Table) -> str | None:
+        return restore_metadata(self._catalog, self._store, source, table.name)
 
     def scan(
         self,

@@ -31,6 +31,8 @@ STATISTICS = "lakehouse_statistics"
 """The table whose comment says from what the statistics were built."""
 _NEXT = "__next__"
 """Begins the name of a table that is being built; declared names begin with a letter."""
+_KEPT = "__kept__"
+"""Begins the name under which a table that was not ours is kept when a repair takes its place."""
 _UNLIMITED = {"max_table_size_to_drop": "0", "max_partition_size_to_drop": "0"}
 
 Scan = Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]]
@@ -102,10 +104,7 @@ class ClickHouseWarehouse:
         """
         name = _name(source, table)
         base = base or self.state(source, table)
-        work = _Work(
-            table, schema, layout_of(table, schema), marker, version, name, f"{_NEXT}{name}__{uuid.uuid4().hex[:12]}",
-            f"publishing {source}.{table.name} to the warehouse",
-        )  # fmt: skip
+        work = self._work(source, table, schema, marker, version)
         self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried)
         with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
             self._drop_leftovers(name)
@@ -114,6 +113,32 @@ class ClickHouseWarehouse:
                 return current.published
             _check_base(work, base, current)
             self._publish(work, current, partitions, scan, lock)
+            done = self._current(name)
+        assert done is not None
+        return done.published
+
+    def republish(
+        self,
+        source: str,
+        table: Table,
+        schema: pa.Schema,
+        *,
+        marker: Marker,
+        version: int,
+        scan: Scan,
+        than: Published | None,
+    ) -> Published:
+        """See the seam."""
+        name = _name(source, table)
+        work = self._work(source, table, schema, marker, version)
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried)
+        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
+            self._drop_leftovers(name)
+            identity = self._identity(name)
+            found = self._marked(name)
+            if (found.version, found.marker) != (than.version, than.marker) if found and than else bool(found) != bool(than):
+                raise _moved(work)
+            self._copy_whole(work, identity, scan, lock, kept=f"{_KEPT}{name}__{uuid.uuid4().hex[:12]}")
             done = self._current(name)
         assert done is not None
         return done.published
@@ -165,10 +190,14 @@ class ClickHouseWarehouse:
                 self._clone(work, changes)
                 problem = self._fill(work, partitions, [value for value in values if value], scan)
                 if problem is None:
-                    self._exchange(work, current, lock)
+                    self._exchange(work, current.uuid, lock)
                     return
                 logger.warning("%s: %s; copying the whole table instead", work.tried, problem)
                 self._drop(work.next)
+        self._copy_whole(work, current.uuid if current else None, scan, lock)
+
+    def _copy_whole(self, work: _Work, identity: str | None, scan: Scan, lock: HeldLock, kept: str = "") -> None:
+        """Build the table from all rows and put it in the place of the one with that UUID."""
         self._client.run(work.layout.create(self._relation(work.next), work.comment), work.tried)
         problem = self._fill(work, None, [], scan)
         if problem is not None:
@@ -177,9 +206,9 @@ class ClickHouseWarehouse:
                 work.tried,
                 value=problem,
                 allowed=f"{work.marker.rows} rows, as the lake's marker says",
-                remedy="Run `lakehouse verify`; `lakehouse rollback` goes back to a version that is whole, the next run on.",
+                remedy="Run `lakehouse verify`, then `lakehouse repair` on the table that it names.",
             )
-        self._exchange(work, current, lock)
+        self._exchange(work, identity, lock, kept)
 
     def _clone(self, work: _Work, changes: list[str]) -> None:
         relation = self._relation(work.next)
@@ -215,18 +244,44 @@ class ClickHouseWarehouse:
             return f"{total} rows instead of {work.marker.rows}"
         return None
 
-    def _exchange(self, work: _Work, current: _Current | None, lock: HeldLock) -> None:
-        """Put the new table in the old one's place; CommitConflict when the lock or the old table is not what it was."""
+    def _exchange(self, work: _Work, identity: str | None, lock: HeldLock, kept: str = "") -> None:
+        """Put the new table in the old one's place; CommitConflict when the lock or the old table is not what it was.
+
+        kept: the name under which an old table without a marker of ours is kept; one with a marker is dropped.
+        """
         lock.check()
-        now = self._current(work.name)
-        if (now.uuid if now else None) != (current.uuid if current else None):
+        if self._identity(work.name) != identity:
             raise _moved(work)
         name, new = self._relation(work.name), self._relation(work.next)
-        if current is None:
+        if identity is None:
             self._client.run(f"RENAME TABLE {new} TO {name}", work.tried)
             return
+        ours = self._marked(work.name) is not None
         self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried)
-        self._drop(work.next)
+        if ours:
+            self._drop(work.next)
+        else:
+            self._client.run(f"RENAME TABLE {new} TO {self._relation(kept)}", work.tried)
+
+    def _work(self, source: str, table: Table, schema: pa.Schema, marker: Marker, version: int) -> _Work:
+        name = _name(source, table)
+        return _Work(
+            table, schema, layout_of(table, schema), marker, version, name, f"{_NEXT}{name}__{uuid.uuid4().hex[:12]}",
+            f"publishing {source}.{table.name} to the warehouse",
+        )  # fmt: skip
+
+    def _identity(self, name: str) -> str | None:
+        """The UUID of the table of that name, ours or not."""
+        sql = f"SELECT toString(uuid) FROM system.tables WHERE database = {literal(self._database)} AND name = {literal(name)}"
+        rows = self._client.rows(sql, f"looking at {self._database}.{name} in the warehouse")
+        return str(rows[0][0]) if rows else None
+
+    def _marked(self, name: str) -> Published | None:
+        """What is published under a name; None when there is nothing, or nothing of ours."""
+        if _marker_of(self._comment(name)) is None:
+            return None
+        found = self._found(name)
+        return found[0] if found else None
 
     def _found(self, name: str) -> tuple[Published, str, str] | None:
         """What is published under a name, its UUID, and what was declared as its keys."""
