@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.windows import closed_days
+from lakehouse.pipeline.windows import closed_days, known_reads
 from lakehouse.rows.checksum import DIGEST, digest_schema, with_digests
 from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.partition import PARTITION, with_partition
@@ -133,7 +133,9 @@ def _pending_sql(table: Table, entries: list[LogEntry]) -> str:
         open_days = [day for day, closed in closed_days(entries).items() if not closed]
         days = ", ".join(f"date {literal(day.isoformat())}" for day in open_days) or "null"
         return f"raw_rows = 0 and (source_moment at time zone 'UTC')::date in ({days})"
-    last = next((e.manifest.window for e in reversed(entries) if e.manifest.kind == "upsert" and e.manifest.window), None)
+    last = next(
+        (e.manifest.window for e in reversed(known_reads(entries)) if e.manifest.kind == "upsert" and e.manifest.window), None
+    )
     if last is None or last.high is None:
         return "true"
     reread = literal((last.high - table.lookback).isoformat())

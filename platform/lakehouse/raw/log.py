@@ -82,8 +82,15 @@ class RawLog:
         last = max((number for number in map(_sequence, names) if number), default=after)
         if last == after and after and not self._store.exists(self._path(after)):
             raise self._missing(after)
+        return readable(self._look(after, last))
+
+    def look(self) -> list[LogEntry | DamagedData]:
+        """Every entry from the first to the last, or why it cannot be read."""
+        return self._look(0, self.head())
+
+    def _look(self, after: int, last: int) -> list[LogEntry | DamagedData]:
         with ThreadPoolExecutor(PARALLEL) as pool:
-            return readable(list(pool.map(self.entry_or_damage, range(after + 1, last + 1))))
+            return list(pool.map(self.entry_or_damage, range(after + 1, last + 1)))
 
     def entry_or_damage(self, sequence: int) -> LogEntry | DamagedData:
         """One entry, or why it cannot be read."""
