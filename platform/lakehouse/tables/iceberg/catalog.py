@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
-from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError
+from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, ValidationError
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.serializers import FromInputFile
@@ -19,6 +19,9 @@ from sqlalchemy.orm import Session
 
 from lakehouse.errors import ConfigurationError, DamagedData, StoreUnavailable
 from lakehouse.settings import Settings, StoreSettings
+
+UNREADABLE = (OSError, ValueError, TypeError, ValidationError)
+"""What pyiceberg raises for a metadata file that is gone, or is none."""
 
 _ATTEMPTS = 5
 """Two processes that make the catalog's tables at once both fail at most this often before both see them."""
@@ -53,7 +56,7 @@ class LakeCatalog:
                 return self._open().load_table((source, table))
             except NoSuchTableError:
                 return None
-            except (OSError, ValueError, TypeError) as error:
+            except UNREADABLE as error:
                 raise metadata_error(f"{source}.{table}", error) from error
 
     def creation(
@@ -91,7 +94,7 @@ class LakeCatalog:
         """Whether metadata at an address can be read as that of a table."""
         try:
             FromInputFile.table_metadata(self._open()._load_file_io(location=address).new_input(address))
-        except (OSError, ValueError, TypeError):
+        except UNREADABLE:
             return False
         return True
 
