@@ -127,6 +127,13 @@ class Settings(BaseSettings):
         SecretStr(""), description="Key of the keyed hash that replaces columns declared `tokenise`; keep it for ever."
     )
     memory_limit_mb: int = Field(1024, ge=64, description="Memory that the embedded engine may use for one fold, in MiB.")
+    longest_write_hours: int = Field(
+        24,
+        ge=1,
+        le=240,
+        description="Hours from the first file of a batch or commit to its claim. What takes longer is refused; files that "
+        "nothing names are removed by `lakehouse orphans --delete` at twice that age. The same for every process.",
+    )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1, description="Threads of the embedded engine.")
 
     @classmethod

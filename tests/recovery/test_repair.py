@@ -8,9 +8,11 @@ from datetime import timedelta
 import pytest
 
 from lakehouse.errors import DamagedData
+from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.damage import diagnose
 from lakehouse.pipeline.repair import Plan, plan_repair, repair_table
 from lakehouse.pipeline.repair_record import RepairRecord, read_records
+from lakehouse.pipeline.status import table_status
 from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.spec import Source, Table
 from lakehouse.stores import ObjectStore
@@ -203,3 +205,25 @@ def test_a_repair_leaves_a_record_that_tells_what_was_damaged_and_what_was_done(
     assert "folded 1 entries anew" in read.done[0]
     assert "@" in read.who
     assert json.loads(shop.deployment.store.get(record.path))["table"] == "shop.prices"
+
+
+def test_status_says_what_is_behind_and_what_is_damaged_and_what_mends_it(shop: Shop) -> None:
+    name = "shop.orders"
+    source, table = table_of(shop, name)
+    shop.extract()
+    apply_table(shop.deployment, source, table)
+    status = table_status(shop.deployment, source, table)
+    assert status.behind == ("the published table is missing: run `lakehouse run --select shop.orders`",)
+    shop.run()
+    assert table_status(shop.deployment, source, table).state == "up to date"
+    shop.order(900, 3, FIRST + timedelta(days=2, hours=3))
+    shop.extract()
+    (words,) = table_status(shop.deployment, source, table).behind
+    assert words == "1 batch landed that the lake has not applied: run `lakehouse run --select shop.orders`"
+    store, damaged = shop.deployment.store, data_file(shop, "raw/shop/orders", "2026-01-01")
+    store.put(damaged, b"short")
+    store.put(entry_path(shop, name, 2), b"{")
+    said = table_status(shop.deployment, source, table).damaged
+    assert [one.endswith("run `lakehouse repair shop.orders`") for one in said] == [True, True]
+    assert said[0].startswith("raw log entry 2 cannot be read")
+    assert f"{damaged} of entry 1 has 5 bytes instead of" in said[1]

@@ -31,6 +31,7 @@ _COMMANDS = {
     "sql": "sql",
     "rollback": "versions",
     "repair": "repair",
+    "orphans": "orphans",
 }
 
 

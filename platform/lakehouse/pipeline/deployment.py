@@ -47,7 +47,7 @@ class Deployment:
 
     def log(self, source: Source, table: Table) -> RawLog:
         """The raw log of a table."""
-        return RawLog(self.store, source.name, table)
+        return RawLog(self.store, source.name, table, longest_hours=self.settings.longest_write_hours)
 
     def source(self, name: str) -> Source:
         """The declared source of that name."""

@@ -21,7 +21,7 @@ from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, 
 from lakehouse.raw.scratch import scratch_folder
 from lakehouse.raw.writer import Written, empty_digest, sha256_of, write_files
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RawFile, Table, Window
-from lakehouse.stores import ObjectStore
+from lakehouse.stores import LONGEST_HOURS, ObjectStore, refuse_late, started
 
 PARALLEL = 8
 _ENTRY = re.compile(r".*/(\d{20})\.json")
@@ -31,14 +31,25 @@ class RawLog:
     """The raw log of `table` of `source` in `store`.
 
     scratch: where temporary files go, about a gigabyte at most for a batch (default: the system's folder for them).
+    longest_hours: from a batch's first file to its claim; a later claim is refused.
     """
 
-    def __init__(self, store: ObjectStore, source: str, table: Table, *, scratch: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        source: str,
+        table: Table,
+        *,
+        scratch: Path | None = None,
+        longest_hours: float = LONGEST_HOURS,
+    ) -> None:
         self._store = store
         self._source = source
         self._table = table
         self._scratch = scratch
+        self._longest_hours = longest_hours
         self._tried: dict[str, int] = {}
+        self._began: dict[str, float] = {}
 
     @property
     def folder(self) -> str:
@@ -123,6 +134,7 @@ class RawLog:
         Raises SchemaChanged, ValueRefused (nothing landed), StoreUnavailable.
         """
         batch_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:16]}"
+        began = started()
         digest = empty_digest(schema)
         files: list[RawFile] = []
         with scratch_folder(self._scratch) as scratch:
@@ -131,7 +143,7 @@ class RawLog:
                 self._store.upload(local.path, f"{self.folder}/{path}")
                 local.path.unlink()
                 files.append(RawFile(path, local.rows, local.bytes, local.sha256))
-        return Written(batch_id, tuple(files), digest.checksum.rows, digest.checksum, digest.sample)
+        return Written(batch_id, tuple(files), digest.checksum.rows, digest.checksum, digest.sample, began)
 
     def manifest(
         self,
@@ -146,6 +158,7 @@ class RawLog:
     ) -> Manifest:
         """The manifest of a written batch, to be claimed."""
         fields = fields_of(schema)
+        self._began[written.batch_id] = written.began
         return Manifest(
             batch_id=written.batch_id,
             source=self._source,
@@ -168,7 +181,9 @@ class RawLog:
 
         Raises CommitConflict when that one is taken by another batch (this one is not in the log). After StoreUnavailable the
         batch may be in the log: claim the same manifest again through the same RawLog, and it will be found there, not doubled.
+        Raises TooLate when the batch took too long to write; it is not in the log.
         """
+        self._refuse_late(manifest)
         data = encode_manifest(manifest)
         if expected_head is not None:
             return self._claim_at(manifest, data, expected_head)
@@ -184,6 +199,7 @@ class RawLog:
 
         Raises CommitConflict when that place is taken, WrongUse for a batch that does not make the lost entries void.
         """
+        self._refuse_late(manifest)
         if manifest.kind != "snapshot":
             raise WrongUse(
                 f"claiming entry {lost_head + 1} of {self.folder} behind entries that were lost",
@@ -246,6 +262,10 @@ class RawLog:
         with scratch_folder(self._scratch) as scratch:
             folders = (scratch / str(number) for number in itertools.count())
             yield fold_entries(self._table, entries, schema, connection, lambda entry: self.local_files(entry, next(folders)))
+
+    def _refuse_late(self, manifest: Manifest) -> None:
+        if manifest.batch_id in self._began:
+            refuse_late(f"claiming a batch of {self.folder}", self._began[manifest.batch_id], self._longest_hours)
 
     def _claim_at(self, manifest: Manifest, data: bytes, expected_head: int) -> LogEntry:
         if expected_head and not self._store.exists(self._path(expected_head)):

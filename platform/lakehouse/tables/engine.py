@@ -64,8 +64,8 @@ class LakeTables(Protocol):
         Entries at or below the watermark are ignored; the others must follow on it without a gap. An entry that changes no row
         moves the watermark and rewrites nothing. files_root: the raw table's folder in the store, to which the paths in the
         manifests are relative. Raises CommitConflict when anything moved the table since it was read (nothing was committed:
-        call again), SchemaChanged, DamagedData, SourceMismatch (a column of the declaration that no batch brought), and WrongUse
-        for a table that is not there and no entries.
+        call again), TooLate, SchemaChanged, DamagedData, SourceMismatch (a column of the declaration that no batch brought), and
+        WrongUse for a table that is not there and no entries.
         """
         ...
 
@@ -114,6 +114,10 @@ class LakeTables(Protocol):
 
     def history(self, source: str, table: Table) -> list[TableVersion]:
         """The versions that can still be read, oldest first."""
+        ...
+
+    def referenced(self, source: str, table: Table) -> frozenset[str] | None:
+        """The addresses of all files that any version of the table names, metadata too; None for a table that is not there."""
         ...
 
     def rollback(self, source: str, table: Table, version: int) -> TableState:

@@ -18,7 +18,7 @@ from lakehouse.rows.checksum import EMPTY
 from lakehouse.rows.duck import connect_duckdb
 from lakehouse.settings import Settings
 from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
-from lakehouse.stores import ObjectStore
+from lakehouse.stores import ObjectStore, refuse_late, started
 from lakehouse.tables import marker as markers
 from lakehouse.tables.batches import LocalBatch, fetch_batches, needed_entries
 from lakehouse.tables.columns import arrow_schema, field_specs
@@ -246,7 +246,9 @@ class Apply:
         marker, days = self._marker(result), tuple(sorted(result.days))
         partitions = tuple(sorted({self.scheme.shown(name) for name in result.changed}))
         properties = markers.marker_properties(marker, changed_days=days, partitions=partitions, commit_id=self.commit_id)
+        began = started()
         stored = self._upload(transaction, result)
+        refuse_late(f"committing to {self.source}.{self.table.name}", began, self.settings.longest_write_hours)
         removed = None if self.anew else [file.task.file for name in result.changed for file in old.get(name, ())]
         try:
             handle = commit_snapshot(transaction, self.base.handle, removed=removed, added=stored, properties=properties)

@@ -16,7 +16,7 @@ from lakehouse.tables.engine import Applied, TableState, TableVersion
 from lakehouse.tables.iceberg.applying import Apply, conflict, pending_entries, read_base, read_unmarked_base
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED
-from lakehouse.tables.iceberg.files import file_batches, live_files
+from lakehouse.tables.iceberg.files import file_batches, live_files, referenced_files
 from lakehouse.tables.iceberg.restoring import restore_metadata
 from lakehouse.tables.iceberg.versions import find_marker, schema_at, snapshot_at_sequence, snapshot_of, state_of, version_of
 from lakehouse.tables.partitions import PartitionScheme
@@ -103,6 +103,10 @@ class EmbeddedIceberg:
         handle = self._existing(source, table)
         snapshots = sorted(handle.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
         return [version_of(source, table, handle, snapshot) for snapshot in snapshots if find_marker(handle, snapshot)]
+
+    def referenced(self, source: str, table: Table) -> frozenset[str] | None:
+        handle = self._catalog.load(source, table.name)
+        return referenced_files(handle) if handle is not None else None
 
     def rollback(self, source: str, table: Table, version: int) -> TableState:
         handle = self._existing(source, table)

@@ -74,6 +74,27 @@ def live_files(handle: IcebergTable, scheme: PartitionScheme, snapshot_id: int |
     return sorted(files, key=lambda file: file.path)
 
 
+def referenced_files(handle: IcebergTable) -> frozenset[str]:
+    """All files that the table's metadata names, of any snapshot, live or deleted; DamagedData when some of it cannot be read."""
+    metadata = handle.metadata
+    found = {handle.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
+    found |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
+    seen: set[str] = set()
+    tried = f"looking for the files of {handle.location()}"
+    with reading(tried):
+        try:
+            for snapshot in metadata.snapshots:
+                found.add(snapshot.manifest_list)
+                for manifest in snapshot.manifests(handle.io):
+                    if manifest.manifest_path not in seen:
+                        seen.add(manifest.manifest_path)
+                        entries = manifest.fetch_manifest_entry(handle.io, discard_deleted=False)
+                        found |= {entry.data_file.file_path for entry in entries}
+        except _UNPARSED as error:
+            raise _damaged(tried, f"{type(error).__name__}: {error}", "manifests as they were written") from error
+    return frozenset(found | seen)
+
+
 def file_batches(
     handle: IcebergTable, file: LiveFile, schema: pa.Schema, *, columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:

@@ -12,6 +12,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from lakehouse.warehouse.clickhouse.client import ClickHouseClient
 from lakehouse.warehouse.clickhouse.layout import ClickHouseColumn, Layout, layout_of, literal, partition_value, quoted
 from lakehouse.warehouse.clickhouse.lock import HeldLock, publisher_lock
 from lakehouse.warehouse.clickhouse.rows import from_clickhouse, insert_schema, readable, select_list, to_clickhouse
-from lakehouse.warehouse.publisher import Published
+from lakehouse.warehouse.publisher import Leftover, Published
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,21 @@ class ClickHouseWarehouse:
             done = self._current(name)
         assert done is not None
         return done.published
+
+    def leftovers(self, source: str, table: Table) -> list[Leftover]:
+        """See the seam; the age is by the server's clock."""
+        rows = self._client.rows(
+            "SELECT name, ifNull(total_bytes, 0), dateDiff('second', metadata_modification_time, now()) FROM system.tables "
+            f"WHERE {self._is_leftover(_name(source, table))}",
+            f"looking for unfinished publications of {source}.{table.name}",
+        )
+        return [Leftover(f"{self._database}.{name}", int(size), timedelta(seconds=int(age))) for name, size, age in rows]
+
+    def drop_leftovers(self, source: str, table: Table) -> None:
+        """See the seam."""
+        name = _name(source, table)
+        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}"):
+            self._drop_leftovers(name)
 
     def drop(self, source: str, table: Table) -> None:
         """Remove a published table and what was left beside it; nothing happens when there is none."""
@@ -333,12 +349,15 @@ class ClickHouseWarehouse:
 
     def _drop_leftovers(self, name: str) -> None:
         rows = self._client.rows(
-            f"SELECT name FROM system.tables WHERE database = {literal(self._database)} "
-            f"AND startsWith(name, {literal(f'{_NEXT}{name}__')}) AND length(name) = {len(_NEXT) + len(name) + 14}",
-            f"looking for unfinished publications of {name}",
+            f"SELECT name FROM system.tables WHERE {self._is_leftover(name)}", f"looking for unfinished publications of {name}"
         )
         for (leftover,) in rows:
             self._drop(leftover)
+
+    def _is_leftover(self, name: str) -> str:
+        prefix = literal(f"{_NEXT}{name}__")
+        length = len(_NEXT) + len(name) + 14
+        return f"database = {literal(self._database)} AND startsWith(name, {prefix}) AND length(name) = {length}"
 
     def _drop(self, name: str) -> None:
         self._client.run(f"DROP TABLE IF EXISTS {self._relation(name)}", f"dropping {self._database}.{name}", _UNLIMITED)
