@@ -2,9 +2,9 @@
 
 A file is removed only when no writer can be alive that would still name it. That is certain, not hoped for. A writer notes a
 clock that nobody sets before its first file, and refuses to claim or commit later than `LAKEHOUSE_LONGEST_WRITE_HOURS` after that
-(`lakehouse.stores.elapsed`). The last request may take minutes more, the limit is an hour at least, and a file is an orphan when
-it is twice as old as the limit. Its age is by the store's own clock: when the store says it was written, against when it says
-that a probe was, just now. Objects are listed first, then log and metadata are read, so that whatever was claimed by then is seen.
+(`lakehouse.stores.elapsed`). The last request may take minutes more, the limit is an hour at least, and a file is an orphan
+when it is twice as old as the limit. Its age is by the store's own clock: when the store says it was written, against when it
+says that a probe was, just now. Objects are listed first, then log and metadata are read: whatever was claimed by then is seen.
 Where a log or the metadata cannot be read, nothing of that copy is touched: it might name any file.
 """
 
