@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, ValidationError
@@ -12,13 +14,14 @@ from pyiceberg.schema import Schema
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, event, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from lakehouse.errors import ConfigurationError, DamagedData, StoreUnavailable
-from lakehouse.settings import Settings, StoreSettings
+from lakehouse.network.postgres import KEEPALIVE, BoundedConnection
+from lakehouse.settings import CatalogSettings, Settings, StoreSettings
 
 UNREADABLE = (OSError, ValueError, TypeError, ValidationError)
 """What pyiceberg raises for a metadata file that is gone, or is none."""
@@ -39,6 +42,25 @@ TABLE_PROPERTIES = {
     "history.expire.min-snapshots-to-keep": "20",
     "commit.manifest.min-count-to-merge": "20",
 }
+
+
+def bounded(settings: CatalogSettings) -> type[SqlCatalog]:
+    """pyiceberg's catalog, on connections to Postgres that do not wait for ever."""
+
+    def connect(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> BoundedConnection | None:
+        if dialect.driver != "psycopg":
+            return None
+        seconds = max(1, math.ceil(settings.connect_seconds))
+        connection = BoundedConnection.connect(**{**KEEPALIVE, "connect_timeout": str(seconds), **parameters})
+        connection.answer_seconds = settings.answer_seconds
+        return connection
+
+    class BoundedCatalog(SqlCatalog):
+        def _init_catalog(self) -> None:
+            event.listen(self.engine, "do_connect", connect)
+            super()._init_catalog()
+
+    return BoundedCatalog
 
 
 class LakeCatalog:
@@ -116,7 +138,7 @@ class LakeCatalog:
             }
             for attempt in range(_ATTEMPTS):
                 try:
-                    self._catalog = SqlCatalog(self._settings.catalog.name, **properties)
+                    self._catalog = bounded(self._settings.catalog)(self._settings.catalog.name, **properties)
                     break
                 except (IntegrityError, ProgrammingError, OperationalError) as error:
                     if attempt == _ATTEMPTS - 1 or not _made_by_another(error):
@@ -153,6 +175,8 @@ def metadata_error(name: str, error: Exception) -> DamagedData | StoreUnavailabl
 def file_io_properties(store: StoreSettings) -> dict[str, str]:
     """How pyiceberg reaches the object store."""
     properties = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO", "s3.region": store.region}
+    properties["s3.connect-timeout"] = str(store.connect_seconds)
+    properties["s3.request-timeout"] = str(store.answer_seconds)
     if store.endpoint:
         properties["s3.endpoint"] = store.endpoint
     if store.access_key and store.secret_key:
@@ -200,5 +224,5 @@ def _sqlalchemy_url(url: str) -> str:
             remedy="Set LAKEHOUSE_CATALOG__URL, or start the embedded servers with `lakehouse up`.",
         )
     if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg2")
+        parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False)
