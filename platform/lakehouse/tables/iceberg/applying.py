@@ -13,7 +13,7 @@ import duckdb
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
 
-from lakehouse.errors import CommitConflict
+from lakehouse.errors import CommitConflict, StoreUnavailable
 from lakehouse.rows.checksum import EMPTY
 from lakehouse.rows.duck import connect_duckdb
 from lakehouse.settings import Settings
@@ -288,8 +288,15 @@ class Apply:
         if isinstance(error, MOVED):
             for file in stored:
                 self.store.delete(self._path(file.url))
-        first, last = self.pending[0].sequence, self.pending[-1].sequence
-        raise conflict(f"committing entries {first} to {last} to {self.source}.{self.table.name}", error) from error
+        tried = f"committing entries {self.pending[0].sequence} to {self.pending[-1].sequence} to {self.source}.{self.table.name}"
+        if isinstance(error, OSError):
+            raise StoreUnavailable(
+                tried,
+                value=str(error),
+                allowed=f"an answer from {self.settings.store.endpoint or 'the object store'}",
+                remedy="Look at the store, then run this again: nothing was committed.",
+            ) from error
+        raise conflict(tried, error) from error
 
 
 def _has_snapshot(entries: Sequence[LogEntry]) -> bool:

@@ -79,7 +79,7 @@ class LakeCatalog:
             except NoSuchTableError:
                 return None
             except UNREADABLE as error:
-                raise metadata_error(f"{source}.{table}", error) from error
+                raise metadata_error(f"{source}.{table}", error, self._settings.store) from error
 
     def creation(
         self, source: str, table: str, schema: Schema, spec: PartitionSpec, properties: Mapping[str, str]
@@ -154,14 +154,14 @@ class LakeCatalog:
             raise catalog_error(tried, error, self._settings) from error
 
 
-def metadata_error(name: str, error: Exception) -> DamagedData | StoreUnavailable:
+def metadata_error(name: str, error: Exception, store: StoreSettings) -> DamagedData | StoreUnavailable:
     """The platform's error for metadata of a table that is gone, cannot be parsed, or whose store does not answer."""
     outside = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     if outside and (error.errno is not None or "AWS Error" in str(error)):  # type: ignore[attr-defined]
         return StoreUnavailable(
             f"reading the metadata of lake table {name}",
             value=str(error),
-            allowed="an object store that answers",
+            allowed=f"an answer from {store.endpoint or 'the object store'}",
             remedy="Look at the store, then run this again.",
         )
     return DamagedData(

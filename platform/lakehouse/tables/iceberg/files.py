@@ -65,7 +65,7 @@ def live_files(handle: IcebergTable, scheme: PartitionScheme, snapshot_id: int |
     if snapshot_id is None:
         return []
     tried = f"planning a scan of {handle.location()}"
-    with reading(tried):
+    with reading(tried, handle):
         try:
             tasks = list(handle.scan(snapshot_id=snapshot_id).plan_files())
         except _UNPARSED as error:
@@ -81,7 +81,7 @@ def referenced_files(handle: IcebergTable) -> frozenset[str]:
     found |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
     seen: set[str] = set()
     tried = f"looking for the files of {handle.location()}"
-    with reading(tried):
+    with reading(tried, handle):
         try:
             for snapshot in metadata.snapshots:
                 found.add(snapshot.manifest_list)
@@ -100,7 +100,7 @@ def file_batches(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a data file as `schema` has them (or its `columns`); a column that the file lacks is null."""
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    with reading(f"reading {file.path}"):
+    with reading(f"reading {file.path}", handle):
         if file.task.delete_files:
             yield from (_as(batch, wanted) for batch in _without_deleted(handle, file))
             return
@@ -118,7 +118,7 @@ def download(handle: IcebergTable, file: LiveFile, schema: pa.Schema, local: Pat
             for batch in file_batches(handle, file, schema):
                 writer.write_batch(batch)
         return local
-    with reading(f"reading {file.path}"), handle.io.new_input(file.path).open() as source, open(local, "wb") as target:
+    with reading(f"reading {file.path}", handle), handle.io.new_input(file.path).open() as source, open(local, "wb") as target:
         _copy_proved(source, target, file.path)
     return local
 
@@ -164,7 +164,7 @@ def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 @contextmanager
-def reading(tried: str) -> Iterator[None]:
+def reading(tried: str, handle: IcebergTable) -> Iterator[None]:
     """Turn what pyarrow's file systems and Parquet raise into the platform's errors."""
     try:
         yield
@@ -178,7 +178,7 @@ def reading(tried: str) -> Iterator[None]:
         raise StoreUnavailable(
             tried,
             value=str(error),
-            allowed="an object store that answers",
+            allowed=f"an answer from {handle.io.properties.get('s3.endpoint', 'the object store')}",
             remedy="Look at the store, then run this again.",
         ) from error
 
