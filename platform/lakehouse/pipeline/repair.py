@@ -107,8 +107,7 @@ def _round(
         apply_table(deployment, source, table)
         if plan.diagnosis.of("warehouse"):
             done(f"warehouse: {_mend_warehouse(deployment, source, table, plan.diagnosis)}")
-        if plan.diagnosis.of("lake") or plan.diagnosis.of("warehouse"):
-            _forget_statistics(deployment, source, table)
+        _forget_statistics(deployment, source, table)
         publish_table(deployment, source, table)
     except CommitConflict as error:
         on_event(f"another process was faster, looking again: {error.value}")
