@@ -217,26 +217,18 @@ def test_ui_prints_one_address_and_is_stopped_alone(demo: Project) -> None:
 
 
 def test_repair_shows_what_it_would_do_and_does_it_only_when_told(demo: Project) -> None:
-    demo.lakehouse("run", "--no-show")
-    assert "nothing is damaged" in demo.lakehouse("repair", "chronochat.users").err
     demo.warehouse("alter table lakehouse.chronochat__users modify comment 'mine'")
     said = demo.lakehouse("status", ends=1)
     assert "run `lakehouse repair chronochat.users`" in said.err
-    for option in ((), ("--dry-run",), ("--dry-run", "--yes")):
+    for option in ((), ("--dry-run", "--yes")):
         shown = demo.lakehouse("repair", "chronochat.users", *option, ends=1)
         assert "to do: warehouse: copy all rows of chronochat.users" in shown.out
         assert "repaired" not in shown.err
     assert "repaired: every copy is whole" in demo.lakehouse("repair", "chronochat.users", "--yes").err
-    (record,) = demo.lakehouse("show", "chronochat.users", "--json").json()["repairs"]
-    assert record["ended"]
+    assert "nothing is damaged" in demo.lakehouse("repair", "chronochat.users").err
     assert "Last repairs" in demo.lakehouse("show", "chronochat.users").out
     demo.lakehouse("run", "--no-show")
     demo.verify()
-    demo.warehouse("drop table if exists lakehouse.chronochat__users sync")
-    assert "the published table is missing: run `lakehouse run --select chronochat.users`" in demo.lakehouse("status").err
-    demo.lakehouse("run", "--no-show")
-    demo.verify()
-    demo.lakehouse("repair", "chronochat", ends=2)
 
 
 def test_orphans_are_listed_and_young_ones_are_kept(demo: Project) -> None:
@@ -245,7 +237,6 @@ def test_orphans_are_listed_and_young_ones_are_kept(demo: Project) -> None:
     (left,) = [orphan for orphan in listed["orphans"] if orphan["where"] == "warehouse"]
     assert (left["young"], left["removed"]) == (True, False)
     assert listed["skipped"] == []
-    assert "kept: its writer may be alive" in demo.lakehouse("orphans", "chronochat.users").out
     demo.warehouse("drop table lakehouse.__next__chronochat__users__0123456789ab sync")
 
 
