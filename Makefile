@@ -8,7 +8,7 @@ export UV_COMPILE_BYTECODE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run down check format test bench lock docs browser clean
+.PHONY: help install run down check format test crash bench lock docs browser clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -50,6 +50,9 @@ test: $(STAMP) browser ## All tests, on real servers
 browser:
 	@command -v chromium >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	  echo "chromium is not installed: the browser test needs it (apt-get install chromium)"
+
+crash: $(STAMP) ## Kill everything, many times, and count what is lost: make crash KILLS=1000 SEED=1
+	$(BIN)/python -m tests.crash --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP) ## Run the benchmarks, or one of them: make bench NAME=path
 	$(BIN)/python -m benchmarks $(NAME)

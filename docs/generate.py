@@ -6,6 +6,7 @@ With `--check`, fail when one is out of step.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
+import lakehouse
 from lakehouse.cli import cli
 from lakehouse.settings import Settings
 from lakehouse.sources.postgres.mapping import DECIMAL, EVERYTHING_ELSE, RULES, TypeRule
@@ -26,6 +28,7 @@ from lakehouse.spec.types import arrow_field, declared_type
 from lakehouse.tables.iceberg.schema import iceberg_type
 from lakehouse.warehouse.clickhouse.layout import column_type
 
+PACKAGE = Path(lakehouse.__file__).parent
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 
@@ -138,6 +141,28 @@ def _goal(result: dict[str, Any]) -> str:
     return f"< {result['goal_seconds']:.3g} s: {'met' if result['goal_met'] else 'not met'}"
 
 
+def fault_points() -> str:
+    """The fault points of the code, each with the functions that it stands in."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for scope in ast.walk(ast.parse(path.read_text())):
+            if isinstance(scope, ast.FunctionDef):
+                for point in _points(scope):
+                    name = path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+                    found.setdefault(point, set()).add(f"{name}.{scope.name}")
+    lines = [f"| `{point}` | {', '.join(f'`{place}`' for place in sorted(places))} |" for point, places in sorted(found.items())]
+    return "\n".join(["| point | where |", "| --- | --- |", *lines])
+
+
+def _points(scope: ast.FunctionDef) -> Iterator[str]:
+    for call in ast.walk(scope):
+        if isinstance(call, ast.Call):
+            named = [keyword.value for keyword in call.keywords if keyword.arg == "point"]
+            if isinstance(call.func, ast.Name) and call.func.id == "effect":
+                named += call.args[:1]
+            yield from (str(node.value) for node in named if isinstance(node, ast.Constant))
+
+
 def page_with_parts(name: str, parts: Mapping[str, Callable[[], str]]) -> str:
     """A page as it is, with its generated parts anew."""
     text = (DOCS / name).read_text()
@@ -160,6 +185,7 @@ def pages() -> dict[str, str]:
         "commands.md": commands_page(),
         "settings.md": settings_page(),
         "sources.md": page_with_parts("sources.md", {"postgres types": postgres_types}),
+        "exactly-once.md": page_with_parts("exactly-once.md", {"fault points": fault_points}),
         "performance.md": page_with_parts("performance.md", results),
     }
 

@@ -9,8 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from lakehouse.settings import Settings, StoreSettings, WarehouseSettings
+from lakehouse.pipeline.deployment import Deployment as Platform
+from lakehouse.settings import Settings, SourceSettings, StoreSettings, WarehouseSettings
 from tests.servers import Deployment, without_lakehouse_variables
+from tests.shop import CLICKS, SHOP, Shop
 
 without_lakehouse_variables()
 
@@ -118,3 +120,22 @@ def clickhouse_database(clickhouse: Settings) -> Iterator[WarehouseSettings]:
     yield warehouse.model_copy(update={"database": name})
     client.command(f"drop database {name} sync")
     client.close()
+
+
+@pytest.fixture
+def shop(
+    settings: Settings,
+    postgres_database: str,
+    mongo_database: str,
+    s3_store: StoreSettings,
+    clickhouse_database: WarehouseSettings,
+) -> Shop:
+    """A small application with its own databases, store and warehouse; nothing was run yet."""
+    sources = {"shop": SourceSettings(url=postgres_database), "clicks": SourceSettings(url=mongo_database)}
+    catalog = settings.catalog.model_copy(update={"name": fresh_name()})
+    own = settings.model_copy(
+        update={"sources": sources, "store": s3_store, "warehouse": clickhouse_database, "catalog": catalog}
+    )
+    shop = Shop(postgres_database, mongo_database, Platform(own, (SHOP, CLICKS)))
+    shop.open()
+    return shop

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lakehouse.errors import WrongUse
+from lakehouse import faults
+from lakehouse.errors import CommitConflict, WrongUse
 from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket, days
 from tests.lakes import Lake, lake_fixture, sorted_rows  # noqa: F401
@@ -98,6 +99,19 @@ def test_a_rollback_to_the_current_version_does_nothing(lake: Lake, log: HandLog
     with pytest.raises(WrongUse, match="version"):
         lake.tables.rollback(SOURCE, LOGS, 12345)
     assert len(lake.tables.history(SOURCE, LOGS)) == 4
+
+
+def test_a_rollback_whose_answer_is_lost_is_known_to_have_happened(
+    lake: Lake, log: HandLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "_watch", None)
+    second, current = lake.tables.history(SOURCE, LOGS)[1], lake.state(LOGS).current
+    faults.arm("lake.rollback:before:error")
+    with pytest.raises(CommitConflict):
+        lake.tables.rollback(SOURCE, LOGS, second.version)
+    assert lake.state(LOGS).current == current
+    faults.arm("lake.rollback:after:error")
+    assert lake.tables.rollback(SOURCE, LOGS, second.version).current == second
 
 
 def test_a_rollback_over_a_new_column_keeps_the_column_and_catches_up(lake: Lake, log: HandLog) -> None:

@@ -43,6 +43,16 @@ def test_a_late_row_in_an_open_day_arrives_with_the_next_run(shop: Shop) -> None
     assert len(shop.published("shop__orders")) == 153
 
 
+def test_a_row_that_was_landed_and_deleted_before_it_was_applied_is_gone_after_one_run(shop: Shop) -> None:
+    shop.run()
+    shop.sql("insert into customers values ('c77', null, 'free', '2026-01-01 14:40Z', '2026-01-01 14:40Z')")
+    assert shop.extract()["customers"].entries
+    shop.sql("delete from customers where id = 'c77'")
+    shop.run()
+    assert_equal(shop)
+    assert "c77" not in {row["id"] for row in shop.published("shop__customers")}
+
+
 def test_updates_soft_deletes_and_hard_deletes_arrive_everywhere(shop: Shop) -> None:
     shop.run()
     shop.sql(

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import psycopg
@@ -205,7 +206,7 @@ def test_a_declared_load_bounds_the_sessions_that_read(database: str, monkeypatc
 
 def test_a_reader_rests_between_ranges(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rests: list[float] = []
-    monkeypatch.setattr(scan, "rest", rests.append)
+    monkeypatch.setattr(scan, "time", SimpleNamespace(sleep=rests.append))
     ranges = Ranges(monkeypatch)
     with reader_of(database, Load(pause=timedelta(milliseconds=250))).snapshot() as snapshot:
         assert len(ids(snapshot.read(THINGS))) == ROWS

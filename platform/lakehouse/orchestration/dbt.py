@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from lakehouse.faults import effect
 from lakehouse.orchestration.dbt_manifest import DbtGraph, DbtNode, DbtTest, dbt_environment, prepare_manifest, read_graph
 from lakehouse.orchestration.keys import ONLY_DUE, daily_partitions, is_set, requested_days
 from lakehouse.pipeline.deployment import Deployment
@@ -106,7 +107,8 @@ def _build(project_dir: Path, days: list[date], only: list[DbtNode]) -> dict[str
     command += ["--vars", json.dumps({"days": [day.isoformat() for day in days]})]
     if only:
         command += ["--select", *(node.name for node in only)]
-    outcome = dbtRunner().invoke(command)
+    with effect("statistics.build"):
+        outcome = dbtRunner().invoke(command)
     if not isinstance(outcome.result, RunExecutionResult):
         raise dg.Failure("dbt could not begin.", metadata={"error": str(outcome.exception)})
     return {

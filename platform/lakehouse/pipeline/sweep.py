@@ -1,12 +1,14 @@
 """Key sweep: rows that an `upsert` table still has and the source has not.
 
-The order makes it safe: the lake version is noted first, the source's view is taken after it. So a key that the lake version has
-and the view has not was deleted; a row inserted meanwhile is in neither. The batch of deleted keys is claimed only if nobody
-landed anything for the table in between, else a re-inserted key could be deleted; the next run sweeps again.
+The order makes it safe: the lake version and the head of the log are noted first, the source's view is taken after them. So a key
+that the lake version has, or a batch of the log that the lake has not applied yet, and that the view has not, was deleted; a row
+inserted meanwhile is in none of them. The batch of deleted keys is claimed only if nobody landed anything for the table in
+between, else a re-inserted key could be deleted; the next run sweeps again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,10 +22,11 @@ from lakehouse.spec import Source, Table
 
 @dataclass(frozen=True)
 class SweepBase:
-    """What the table held before the source's view was taken: a lake version, and the head of its log."""
+    """What the table held before the source's view was taken: a lake version, its watermark, and the head of the log."""
 
     deployment: Deployment
     version: int | None
+    watermark: int
     head: int
 
 
@@ -31,12 +34,14 @@ def sweep_base(deployment: Deployment, source: Source, table: Table) -> SweepBas
     """Note the lake's version and the log's head; call it before the source's view is taken."""
     head = deployment.log(source, table).head()
     state = deployment.lake.state(source.name, table)
-    return SweepBase(deployment, state.current.version if state else None, head)
+    if state is None:
+        return SweepBase(deployment, None, 0, head)
+    return SweepBase(deployment, state.current.version, state.current.marker.sequence, head)
 
 
 def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -> None:
-    """Land a `delete` batch of the keys that are in the lake version of `base` and not in the source's view."""
-    if base.version is None:
+    """Land a `delete` batch of the keys that are in the lake of `base`, or about to be, and not in the source's view."""
+    if not base.head:
         return
     own = len(landing.claimed)
     if landing.head != base.head + own:
@@ -57,14 +62,25 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -
 
 def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> pa.Table:
     keys = ", ".join(quoted(name) for name in schema.names)
-    lake = base.deployment.lake.scan(landing.source.name, landing.table, version=base.version, columns=schema.names)
     with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
-        for name, batches in (("source_keys", snapshot.keys(landing.table)), ("lake_keys", lake)):
+        for name, batches in (
+            ("source_keys", snapshot.keys(landing.table)),
+            ("lake_keys", _landed_keys(landing, base, schema.names)),
+        ):
             with incoming(connection, "incoming_keys", (_only(batch, schema) for batch in batches), schema):
                 connection.execute(f"create temp table {name} as select {keys} from incoming_keys")
         match = " and ".join(f"l.{quoted(n)} is not distinct from s.{quoted(n)}" for n in schema.names)
-        query = f"select l.* from lake_keys l where not exists (select 1 from source_keys s where {match})"
+        query = f"select distinct l.* from lake_keys l where not exists (select 1 from source_keys s where {match})"
         return connection.execute(query).to_arrow_table().cast(schema)
+
+
+def _landed_keys(landing: Landing, base: SweepBase, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """The keys of the lake version, and of the batches that it has not applied."""
+    if base.version is not None:
+        yield from base.deployment.lake.scan(landing.source.name, landing.table, version=base.version, columns=names)
+    for entry in landing.entries:
+        if base.watermark < entry.sequence <= base.head and entry.manifest.kind != "delete":
+            yield from landing.log.read(entry, names)
 
 
 def _only(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -217,7 +217,8 @@ class RawLog:
         with scratch_folder(self._scratch) as scratch:
             for file in entry.manifest.files:
                 try:
-                    self._fetch(file, scratch).unlink()
+                    local = self._fetch(file, scratch)
+                    local.unlink()
                 except DamagedData as error:
                     found.append(error)
         return found

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lakehouse.errors import ConfigurationError, LakehouseError, StoreUnavailable, Unsupported, WrongUse
+from lakehouse.faults import effect
 from lakehouse.stores.objects import ObjectInfo, checked_path
 
 UNFINISHED = ".unfinished"
@@ -45,8 +46,8 @@ class FolderStore:
             first, second = self.put_new(path, b"first"), self.put_new(path, b"second")
             found = self.get(path)
         finally:
-            with suppress(OSError):
-                self._file(path).unlink()
+            with suppress(OSError, StoreUnavailable):
+                self.delete(path)
                 self._file(path).parent.rmdir()
         if (first, second, found) != (True, False, b"first"):
             raise Unsupported(
@@ -63,7 +64,8 @@ class FolderStore:
             _flush(unfinished)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(unfinished, target)
+                with effect("store.create"):
+                    os.link(unfinished, target)
             except FileExistsError:
                 return False
             except OSError as error:
@@ -81,12 +83,12 @@ class FolderStore:
     def put(self, path: str, data: bytes) -> None:
         with self._writing(path) as unfinished:
             unfinished.write_bytes(data)
-            self._name(unfinished, path)
+            self._name(unfinished, path, point="store.put")
 
     def upload(self, local: Path, path: str) -> None:
         with self._writing(path) as unfinished:
             shutil.copyfile(local, unfinished)
-            self._name(unfinished, path)
+            self._name(unfinished, path, point="store.upload")
 
     def get(self, path: str) -> bytes:
         with self._reading(path) as file:
@@ -113,7 +115,7 @@ class FolderStore:
         return []
 
     def delete(self, path: str) -> None:
-        with self._reading(path) as file:
+        with self._reading(path) as file, effect("store.delete"):
             file.unlink(missing_ok=True)
 
     def _file(self, path: str) -> Path:
@@ -174,12 +176,13 @@ class FolderStore:
             remedy="Look at the disk (`df -h`), then run it again.",
         )
 
-    def _name(self, unfinished: Path, path: str) -> None:
+    def _name(self, unfinished: Path, path: str, *, point: str) -> None:
         target = self._file(path)
         _flush(unfinished)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(unfinished, target)
-        _flush(target.parent)
+        with effect(point):
+            os.replace(unfinished, target)
+            _flush(target.parent)
 
 
 def _flush(path: Path) -> None:

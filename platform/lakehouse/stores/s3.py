@@ -16,6 +16,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 
 from lakehouse.errors import ConfigurationError, LakehouseError, StoreUnavailable, Unsupported, WrongUse
+from lakehouse.faults import FaultInjected, effect
 from lakehouse.settings import StoreSettings
 from lakehouse.stores.objects import ObjectInfo, checked_path
 
@@ -72,11 +73,12 @@ class S3ObjectStore:
         with self._mapped(f"writing {self.url_of(path)}"):
             for _ in range(CREATE_ATTEMPTS):
                 try:
-                    obstore.put(self._store, path, data, attributes={WRITER: token}, mode="create", use_multipart=False)
+                    with effect("store.create"):
+                        obstore.put(self._store, path, data, attributes={WRITER: token}, mode="create", use_multipart=False)
                     return True
                 except AlreadyExistsError as error:
                     lost = error
-                except BaseError as error:
+                except (BaseError, FaultInjected) as error:
                     if self._writer(path) == token:
                         return True
                     raise error
@@ -86,11 +88,11 @@ class S3ObjectStore:
             raise lost
 
     def put(self, path: str, data: bytes) -> None:
-        with self._mapped(f"writing {self.url_of(path)}"):
+        with self._mapped(f"writing {self.url_of(path)}"), effect("store.put"):
             obstore.put(self._store, path, data)
 
     def upload(self, local: Path, path: str) -> None:
-        with self._mapped(f"uploading {local.name} to {self.url_of(path)}"):
+        with self._mapped(f"uploading {local.name} to {self.url_of(path)}"), effect("store.upload"):
             obstore.put(self._store, path, local, chunk_size=PART, max_concurrency=4)
 
     def get(self, path: str) -> bytes:
@@ -125,7 +127,7 @@ class S3ObjectStore:
 
     def delete(self, path: str) -> None:
         try:
-            with self._mapped(f"deleting {self.url_of(path)}"):
+            with self._mapped(f"deleting {self.url_of(path)}"), effect("store.delete"):
                 obstore.delete(self._store, path)
         except FileNotFoundError:
             return
@@ -187,6 +189,8 @@ class S3ObjectStore:
             raise WrongUse(
                 tried, value=str(error), allowed="a path of an object", remedy="Use another name for the object."
             ) from None
+        except FaultInjected as error:
+            raise self._unreachable(tried, str(error)) from None
         except BaseError as error:
             text = str(error)
             if any(code in text for code in ("403 Forbidden", "401 Unauthorized")):

@@ -9,17 +9,20 @@ from typing import Any
 
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, ValidationError
+from pyiceberg.io import FileIO
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
+from pyiceberg.table.metadata import TableMetadata
 from sqlalchemy import ColumnElement, event, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from lakehouse.errors import ConfigurationError, DamagedData, StoreUnavailable
+from lakehouse.faults import effect
 from lakehouse.network.postgres import KEEPALIVE, BoundedConnection
 from lakehouse.settings import CatalogSettings, Settings, StoreSettings
 
@@ -44,6 +47,15 @@ TABLE_PROPERTIES = {
 }
 
 
+class _LakeSqlCatalog(SqlCatalog):
+    """pyiceberg's catalog, with a fault point between a commit's metadata file and the row that makes it the current one."""
+
+    @staticmethod
+    def _write_metadata(metadata: TableMetadata, io: FileIO, metadata_path: str) -> None:
+        with effect("lake.metadata"):
+            SqlCatalog._write_metadata(metadata, io, metadata_path)
+
+
 def bounded(settings: CatalogSettings) -> type[SqlCatalog]:
     """pyiceberg's catalog, on connections to Postgres that do not wait for ever."""
 
@@ -55,7 +67,7 @@ def bounded(settings: CatalogSettings) -> type[SqlCatalog]:
         connection.answer_seconds = settings.answer_seconds
         return connection
 
-    class BoundedCatalog(SqlCatalog):
+    class BoundedCatalog(_LakeSqlCatalog):
         def _init_catalog(self) -> None:
             event.listen(self.engine, "do_connect", connect)
             super()._init_catalog()
@@ -87,7 +99,8 @@ class LakeCatalog:
         """A transaction that makes the table together with its first rows; of two at once, one wins."""
         with self._reaching(f"creating {source}.{table}"):
             catalog = self._open()
-            with suppress(IntegrityError, NamespaceAlreadyExistsError):  # another process made it in the same moment
+            # Suppressed: another process made it in the same moment.
+            with suppress(IntegrityError, NamespaceAlreadyExistsError), effect("lake.namespace"):
                 catalog.create_namespace_if_not_exists(source)
             return catalog.create_table_transaction(
                 (source, table),
@@ -108,8 +121,9 @@ class LakeCatalog:
         """Lead the table from one metadata file to another, if it is still led to the old one."""
         with self._reaching(f"restoring {source}.{table}"), Session(self._open().engine) as session:
             moved = update(IcebergTables).where(*self._row(source, table), IcebergTables.metadata_location == old)
-            result = session.execute(moved.values(metadata_location=new, previous_metadata_location=old))
-            session.commit()
+            with effect("lake.restore"):
+                result = session.execute(moved.values(metadata_location=new, previous_metadata_location=old))
+                session.commit()
             return bool(getattr(result, "rowcount", 0))
 
     def loads(self, address: str) -> bool:

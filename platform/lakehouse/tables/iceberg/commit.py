@@ -29,6 +29,7 @@ from pyiceberg.table.update.snapshot import (
 from pyiceberg.typedef import EMPTY_DICT, Record
 from sqlalchemy.exc import SQLAlchemyError
 
+from lakehouse.faults import effect
 from lakehouse.tables.partitions import PartitionValue
 
 _RETRIES = "commit.retry.num-retries"
@@ -116,8 +117,10 @@ def commit_snapshot(
     for new in added:
         producer.append_data_file(_data_file(transaction, new))
     try:
-        producer.commit()
-        return transaction.commit_transaction()
+        with effect("lake.manifests"):
+            producer.commit()
+        with effect("lake.commit"):
+            return transaction.commit_transaction()
     except MOVED:
         producer._clean_all_uncommitted()
         raise

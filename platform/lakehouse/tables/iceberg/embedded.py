@@ -9,13 +9,14 @@ from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.snapshots import Snapshot
 
 from lakehouse.errors import WrongUse
+from lakehouse.faults import effect
 from lakehouse.settings import Settings
 from lakehouse.spec import LogEntry, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.engine import Applied, TableState, TableVersion
 from lakehouse.tables.iceberg.applying import Apply, conflict, pending_entries, read_base, read_unmarked_base
 from lakehouse.tables.iceberg.catalog import LakeCatalog
-from lakehouse.tables.iceberg.commit import MOVED
+from lakehouse.tables.iceberg.commit import MOVED, UNKNOWN
 from lakehouse.tables.iceberg.files import file_batches, live_files, referenced_files
 from lakehouse.tables.iceberg.restoring import restore_metadata
 from lakehouse.tables.iceberg.versions import find_marker, schema_at, snapshot_at_sequence, snapshot_of, state_of, version_of
@@ -114,9 +115,11 @@ class EmbeddedIceberg:
         if handle.metadata.current_snapshot_id != target.snapshot_id:
             handle.metadata.properties["commit.retry.num-retries"] = "0"
             try:
-                handle.manage_snapshots().set_current_snapshot(snapshot_id=target.snapshot_id).commit()
-            except MOVED as error:
-                raise conflict(f"rolling {source}.{table.name} back to version {version}", error) from error
+                with effect("lake.rollback"):
+                    handle.manage_snapshots().set_current_snapshot(snapshot_id=target.snapshot_id).commit()
+            except (*MOVED, *UNKNOWN) as error:
+                if self._existing(source, table).metadata.current_snapshot_id != target.snapshot_id:
+                    raise conflict(f"rolling {source}.{table.name} back to version {version}", error) from error
         return state_of(source, table, self._existing(source, table))
 
     def _existing(self, source: str, table: Table) -> IcebergTable:

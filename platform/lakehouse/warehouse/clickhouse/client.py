@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.errors import ConfigurationError, LakehouseError, TerminalError, WarehouseUnavailable
+from lakehouse.faults import effect
 from lakehouse.settings import WarehouseSettings
 
 _REFUSED = {192, 193, 194, 516}
@@ -68,9 +69,9 @@ class ClickHouseClient:
         with self.errors(tried):
             return [tuple(row) for row in self._connected().query(sql).result_rows]
 
-    def run(self, sql: str, tried: str, settings: Mapping[str, str] | None = None) -> None:
-        """A statement without a result."""
-        with self.errors(tried):
+    def run(self, sql: str, tried: str, settings: Mapping[str, str] | None = None, *, point: str) -> None:
+        """A statement that changes something and has no result; `point` is its fault point."""
+        with self.errors(tried), effect(point):
             self._connected().command(sql, settings=dict(settings or {}))
 
     def insert(self, relation: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], tried: str) -> None:
@@ -90,7 +91,7 @@ class ClickHouseClient:
                 raise
 
         try:
-            with self.errors(tried):
+            with self.errors(tried), effect("warehouse.insert"):
                 self._connected().raw_insert(
                     relation, column_names=schema.names, insert_block=body(), fmt="ArrowStream", settings=settings
                 )

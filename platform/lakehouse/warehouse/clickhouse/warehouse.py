@@ -106,7 +106,7 @@ class ClickHouseWarehouse:
         name = _name(source, table)
         base = base or self.state(source, table)
         work = self._work(source, table, schema, marker, version)
-        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried)
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
         with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
             self._drop_leftovers(name)
             current = self._current(name)
@@ -132,7 +132,7 @@ class ClickHouseWarehouse:
         """See the seam."""
         name = _name(source, table)
         work = self._work(source, table, schema, marker, version)
-        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried)
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
         with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
             self._drop_leftovers(name)
             identity = self._identity(name)
@@ -188,9 +188,15 @@ class ClickHouseWarehouse:
         """Record what the statistics were built from, in place of what was recorded before."""
         tried = "recording what the statistics were built from"
         relation = self._relation(STATISTICS)
-        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried)
-        self._client.run(f"CREATE TABLE IF NOT EXISTS {relation} (nothing UInt8) ENGINE = Null", tried)
-        self._client.run(f"ALTER TABLE {relation} MODIFY COMMENT {literal(json.dumps(sequences, sort_keys=True))}", tried)
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", tried, point="warehouse.database")
+        self._client.run(
+            f"CREATE TABLE IF NOT EXISTS {relation} (nothing UInt8) ENGINE = Null", tried, point="warehouse.statistics_table"
+        )
+        self._client.run(
+            f"ALTER TABLE {relation} MODIFY COMMENT {literal(json.dumps(sequences, sort_keys=True))}",
+            tried,
+            point="warehouse.statistics_marker",
+        )
 
     def _publish(
         self, work: _Work, current: _Current | None, partitions: Sequence[str] | None, scan: Scan, lock: HeldLock
@@ -200,7 +206,11 @@ class ClickHouseWarehouse:
             values = [partition_value(name, work.table, work.schema) for name in partitions]
             if changes == [] and not partitions and current.published.rows == work.marker.rows:
                 lock.check()
-                self._client.run(f"ALTER TABLE {self._relation(work.name)} MODIFY COMMENT {literal(work.comment)}", work.tried)
+                self._client.run(
+                    f"ALTER TABLE {self._relation(work.name)} MODIFY COMMENT {literal(work.comment)}",
+                    work.tried,
+                    point="warehouse.comment",
+                )
                 return
             if changes is not None and None not in values:
                 self._clone(work, changes)
@@ -214,7 +224,7 @@ class ClickHouseWarehouse:
 
     def _copy_whole(self, work: _Work, identity: str | None, scan: Scan, lock: HeldLock, kept: str = "") -> None:
         """Build the table from all rows and put it in the place of the one with that UUID."""
-        self._client.run(work.layout.create(self._relation(work.next), work.comment), work.tried)
+        self._client.run(work.layout.create(self._relation(work.next), work.comment), work.tried, point="warehouse.create")
         problem = self._fill(work, None, [], scan)
         if problem is not None:
             self._drop(work.next)
@@ -228,16 +238,16 @@ class ClickHouseWarehouse:
 
     def _clone(self, work: _Work, changes: list[str]) -> None:
         relation = self._relation(work.next)
-        self._client.run(f"CREATE TABLE {relation} CLONE AS {self._relation(work.name)}", work.tried)
+        self._client.run(f"CREATE TABLE {relation} CLONE AS {self._relation(work.name)}", work.tried, point="warehouse.clone")
         alterations = [*changes, f"MODIFY COMMENT {literal(work.comment)}"]
-        self._client.run(f"ALTER TABLE {relation} {', '.join(alterations)}", work.tried)
+        self._client.run(f"ALTER TABLE {relation} {', '.join(alterations)}", work.tried, point="warehouse.alter")
 
     def _fill(self, work: _Work, partitions: Sequence[str] | None, values: list[str], scan: Scan) -> str | None:
         """Drop the named partitions of the new table and insert what `scan` gives; what is wrong with the result, or None."""
         relation = self._relation(work.next)
         for start in range(0, len(values), 100):
             clauses = ", ".join(f"DROP PARTITION {value}" for value in values[start : start + 100])
-            self._client.run(f"ALTER TABLE {relation} {clauses}", work.tried, _UNLIMITED)
+            self._client.run(f"ALTER TABLE {relation} {clauses}", work.tried, _UNLIMITED, point="warehouse.drop_partitions")
         kept = self._partition_rows(work)
         scanned = 0
 
@@ -270,14 +280,14 @@ class ClickHouseWarehouse:
             raise _moved(work)
         name, new = self._relation(work.name), self._relation(work.next)
         if identity is None:
-            self._client.run(f"RENAME TABLE {new} TO {name}", work.tried)
+            self._client.run(f"RENAME TABLE {new} TO {name}", work.tried, point="warehouse.rename")
             return
         ours = self._marked(work.name) is not None
-        self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried)
+        self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried, point="warehouse.exchange")
         if ours:
             self._drop(work.next)
         else:
-            self._client.run(f"RENAME TABLE {new} TO {self._relation(kept)}", work.tried)
+            self._client.run(f"RENAME TABLE {new} TO {self._relation(kept)}", work.tried, point="warehouse.keep")
 
     def _work(self, source: str, table: Table, schema: pa.Schema, marker: Marker, version: int) -> _Work:
         name = _name(source, table)
@@ -360,7 +370,12 @@ class ClickHouseWarehouse:
         return f"database = {literal(self._database)} AND startsWith(name, {prefix}) AND length(name) = {length}"
 
     def _drop(self, name: str) -> None:
-        self._client.run(f"DROP TABLE IF EXISTS {self._relation(name)}", f"dropping {self._database}.{name}", _UNLIMITED)
+        self._client.run(
+            f"DROP TABLE IF EXISTS {self._relation(name)}",
+            f"dropping {self._database}.{name}",
+            _UNLIMITED,
+            point="warehouse.drop",
+        )
 
     def _relation(self, name: str) -> str:
         return f"{quoted(self._database)}.{quoted(name)}"

@@ -1,0 +1,215 @@
+"""Every fault point of every table's way, killed or failed just before and just after, then run again and compared.
+
+A case is one table (one of each mode and kind of source), fresh or with a history, and one fault. The process that takes the
+table's way dies of it or fails; what readers see then must be whole; one more run without a fault must make every copy equal, row
+by row, to what the source committed. Nothing else is done.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.verify import verify_source_tables
+from lakehouse.rows.checksum import checksum_of
+from lakehouse.services.processes import poll
+from tests.conftest import fresh_name
+from tests.crash.passage import FAILED, Passed, go_on, points_in, start, stopped, take
+from tests.crash.tally import Tally
+from tests.shop import FIRST, Shop
+
+TABLES = ("shop.orders", "shop.customers", "shop.prices", "clicks.clicks")
+PATIENCE = 120
+FRESH, LATER = "fresh", "later"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A table, whether it is new to the platform, and a fault on its way."""
+
+    table: str
+    state: str
+    passed: Passed
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.table} ({self.state}) {self.passed.fault(self.action)}"
+
+
+@dataclass
+class Matrix:
+    """Crash cases over one shop. scratch: a folder for notes of the processes."""
+
+    shop: Shop
+    scratch: Path
+    tally: Tally = field(default_factory=lambda: Tally("fault points"))
+    _changes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def cases(self, actions: Sequence[str] = ("kill", "error")) -> list[Case]:
+        """All cases, from what an undisturbed passage of each table goes by."""
+        found = []
+        for table in TABLES:
+            for state in (FRESH, LATER):
+                deployment = self._prepared(table, state)
+                seen = self.scratch / f"{table}-{state}"
+                passage = start(deployment.settings, table, seen=seen)
+                passage.join(PATIENCE)
+                assert passage.exitcode == 0, (table, state, passage.exitcode)
+                found += [Case(table, state, passed, action) for passed in points_in(seen) for action in actions]
+        return found
+
+    def run(self, case: Case) -> None:
+        """One case; what is wrong is written into the tally."""
+        deployment = self._prepared(case.table, case.state)
+        self.tally.points.add(case.passed.point)
+        fault = case.passed.fault(case.action)
+        passage = start(deployment.settings, case.table, fault=fault)
+        passage.join(PATIENCE)
+        expected = {-signal.SIGKILL} if case.action == "kill" else {0, FAILED}
+        if passage.exitcode not in expected:
+            self.tally.problems.append(f"{case}: the process ended with {passage.exitcode}, not {expected}")
+            passage.kill()
+        self.tally.kills += case.action == "kill"
+        self.tally.failures += case.action != "kill"
+        self._look(deployment, case)
+        began = time.perf_counter()
+        take(deployment, case.table)
+        self.tally.recovery.append(time.perf_counter() - began)
+        self._compare(deployment, case)
+        if case.state == FRESH:
+            deployment.warehouse.query(f"drop database `{deployment.settings.warehouse.database}`")
+
+    def overlap(self, case: Case, meanwhile: Callable[[Deployment, Case], None]) -> None:
+        """One process stops at a point, others do something, then it goes on: the result is as if they had come one by one.
+
+        Publishers take turns under a lock: while one of them is stopped, the others can do all but publish.
+        """
+        deployment = self._prepared(case.table, case.state)
+        self.tally.points.add(case.passed.point)
+        passage = start(deployment.settings, case.table, fault=case.passed.fault("hang"))
+        assert poll(lambda: stopped(passage), seconds=PATIENCE), case
+        self._look(deployment, case)
+        meanwhile(deployment, case)
+        log = deployment.log(*deployment.select([case.table])[0])
+        claimed = log.entries()
+        go_on(passage)
+        passage.join(PATIENCE)
+        if passage.exitcode != 0:
+            self.tally.problems.append(f"{case}: the process that was stopped ended with {passage.exitcode}")
+            passage.kill()
+        self._look(deployment, case)
+        if log.entries()[: len(claimed)] != claimed:
+            self.tally.problems.append(f"{case}: an entry of the log is not the one that was claimed")
+        take(deployment, case.table)
+        self._compare(deployment, case)
+
+    def another(self, deployment: Deployment, case: Case) -> None:
+        """Let something more happen, and take the table's whole way."""
+        self._change(case.table)
+        take(deployment, case.table, upto=_free(case))
+
+    def rollback(self, deployment: Deployment, case: Case) -> None:
+        """Roll the lake's table back to the version before."""
+        source, table = deployment.select([case.table])[0]
+        history = deployment.lake.history(source.name, table)
+        deployment.lake.rollback(source.name, table, history[-2].version)
+
+    def _prepared(self, table: str, state: str) -> Deployment:
+        """A deployment in which the table has something new, and a history or none."""
+        if state == FRESH:
+            return self._fresh()
+        self._change(table)
+        return self.shop.deployment
+
+    def _fresh(self) -> Deployment:
+        """The same sources, with an empty store, lake and warehouse."""
+        settings, name = self.shop.deployment.settings, fresh_name()
+        own = settings.model_copy(
+            update={
+                "store": settings.store.model_copy(update={"url": f"{settings.store.url}/{name}"}),
+                "catalog": settings.catalog.model_copy(update={"name": name}),
+                "warehouse": settings.warehouse.model_copy(update={"database": f"{settings.warehouse.database}_{name}"}),
+            }
+        )
+        return Deployment(own, self.shop.deployment.sources)
+
+    def _change(self, table: str) -> None:
+        number = next(self._changes)
+        late, now = FIRST + timedelta(days=2, hours=4), FIRST + timedelta(days=2, hours=8, seconds=number)
+        if table == "shop.orders":
+            self.shop.order(10_000 + 2 * number, 2, late)
+        elif table == "clicks.clicks":
+            self.shop.click(2, FIRST + timedelta(days=1, hours=3, seconds=number))
+        elif table == "shop.prices":
+            self.shop.sql(
+                f"update prices set price = price + {number} where item = 'tea'", f"insert into prices values ('t{number}', 1)"
+            )
+        else:
+            self.shop.sql(
+                f"update customers set tier = 'tier {number}', changed_at = '{now.isoformat()}' where id in ('c1', 'c7')",
+                f"insert into customers values ('n{number}', null, 'free', '{now.isoformat()}', '{now.isoformat()}')",
+                f"delete from customers where id = 'n{number - 2}'",
+            )
+
+    def _look(self, deployment: Deployment, case: Case) -> None:
+        """What a reader sees right after the fault: a whole version, or no table yet."""
+        source, table = deployment.select([case.table])[0]
+        state = deployment.lake.state(source.name, table)
+        published = deployment.warehouse.state(source.name, table)
+        if state is not None:
+            found = checksum_of(deployment.lake.scan(source.name, table), state.schema)
+            if (found.rows, found.hex) != (state.current.marker.rows, state.current.marker.checksum):
+                self.tally.problems.append(f"{case}: the lake showed {found.rows} rows that no version has")
+        if published is not None and state is not None:
+            schema = state.schema
+            found = checksum_of(deployment.warehouse.scan(source.name, table, schema), schema)
+            if (found.rows, found.hex) != (published.marker.rows, published.marker.checksum):
+                self.tally.problems.append(f"{case}: the warehouse showed {found.rows} rows that no version has")
+
+    def _compare(self, deployment: Deployment, case: Case) -> None:
+        source, table = deployment.select([case.table])[0]
+        (report,) = verify_source_tables(deployment, source, [table])
+        copies = {copy.copy: copy for copy in report.copies}
+        right = copies["source"].rows
+        for copy in report.copies:
+            self.tally.rows_checked += copy.rows
+            self.tally.lost += max(0, right - copy.rows)
+        name = f"`{deployment.settings.warehouse.database}`.`{source.name}__{table.name}`"
+        key = ", ".join(f"`{column}`" for column in table.key)
+        (counted,) = deployment.warehouse.query(f"select count() - uniqExact({key}) as doubled from {name}").to_pylist()
+        self.tally.doubled += int(counted["doubled"])
+        if len({(copy.rows, copy.checksum, copy.sequence) for copy in report.copies}) != 1 or not report.equal:
+            self.tally.problems.append(
+                f"{case}: {[(c.copy, c.sequence, c.rows, c.checksum, c.differs, c.problem) for c in report.copies]}"
+            )
+
+
+def _free(case: Case) -> str:
+    """The last hop that others can do while a process is stopped there."""
+    return "lake" if case.passed.point.startswith("warehouse.") else "warehouse"
+
+
+def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
+    """A bounded choice: each point, fresh and later, killed before and after and with its answer lost, at one of its tables."""
+    dice = random.Random(seed)
+    groups: dict[tuple[str, str, str, str], list[Case]] = {}
+    for case in cases:
+        if (case.passed.moment, case.action) == ("before", "error"):
+            continue
+        groups.setdefault((case.state, case.passed.point, case.passed.moment, case.action), []).append(case)
+    return [dice.choice(group) for group in groups.values()]
+
+
+def run_cases(matrix: Matrix, cases: Sequence[Case], say: Callable[[str], None]) -> Tally:
+    """Run cases one after the other."""
+    for number, case in enumerate(cases, start=1):
+        say(f"{number} of {len(cases)}: {case}")
+        matrix.run(case)
+    return matrix.tally

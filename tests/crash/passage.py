@@ -1,0 +1,107 @@
+"""The way of one table in a process of its own, which a fault may end: what happens there, and how it is started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from lakehouse import faults
+from lakehouse.errors import LakehouseError
+from lakehouse.pipeline.apply import apply_table
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.extract import extract_source
+from lakehouse.pipeline.publish import publish_table
+from lakehouse.settings import Settings
+from tests.shop import CLICKS, SHOP
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__, "lakehouse.tables.iceberg.embedded", "lakehouse.warehouse.clickhouse", "psycopg2"])
+
+FAILED = 3
+"""Exit code of a passage that ended with an error of the platform."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """One fault point as an undisturbed passage came by it; nth: how often it had by then, at this moment of it."""
+
+    point: str
+    moment: str
+    nth: int
+
+    def fault(self, action: str) -> str:
+        """The fault that makes the action happen here."""
+        return f"{self.point}:{self.moment}:{action}:{self.nth}"
+
+
+def start(settings: Settings, table: str, *, fault: str = "", seen: Path | None = None) -> BaseProcess:
+    """Start a passage of a table (`source.table`); with a fault, or writing the points that it passes to `seen`."""
+    process = _FORKS.Process(target=_pass, args=(settings, table, fault, seen))
+    process.start()
+    return process
+
+
+def stopped(process: BaseProcess) -> bool:
+    """Whether a passage hangs at its fault, or has ended without coming by it."""
+    try:
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state in "TZ"
+
+
+def go_on(process: BaseProcess) -> None:
+    """Let a passage that hangs go on."""
+    assert process.pid is not None
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def take(deployment: Deployment, name: str, *, upto: str = "warehouse") -> None:
+    """Extract, apply and publish one table, or only what comes before; an error of the platform leaves as it is."""
+    source, table = deployment.select([name])[0]
+    for result in extract_source(deployment, source, [table]):
+        if result.error is not None:
+            raise result.error
+    apply_table(deployment, source, table)
+    if upto == "warehouse":
+        publish_table(deployment, source, table)
+
+
+def points_in(seen: Path) -> Iterator[Passed]:
+    """What a passage wrote down."""
+    counts: dict[tuple[str, str], int] = {}
+    for line in seen.read_text().splitlines():
+        point, moment = line.split()
+        counts[point, moment] = counts.get((point, moment), 0) + 1
+        yield Passed(point, moment, counts[point, moment])
+
+
+def _pass(settings: Settings, table: str, fault: str, seen: Path | None) -> None:
+    os.setpgid(0, 0)
+    if fault:
+        faults.arm(fault)
+    with _seen(seen), suppress(BrokenPipeError):
+        try:
+            take(Deployment(settings, (SHOP, CLICKS)), table)
+        except (LakehouseError, faults.FaultInjected) as error:
+            print(f"{table} {fault}: {error}", flush=True)
+            os._exit(FAILED)
+    os._exit(0)
+
+
+@contextmanager
+def _seen(seen: Path | None) -> Iterator[None]:
+    if seen is None:
+        yield
+        return
+    with seen.open("a", buffering=1) as file:
+        faults.watch(lambda point, moment: print(point, moment, file=file))
+        yield
+        faults.watch(None)

@@ -1,0 +1,160 @@
+"""Everything at once, killed at random: then one run, and every table is what the source really committed.
+
+Ticks of the application, extraction, backfills, apply, publish and whole runs with dbt work side by side in processes of their
+own, two of most kinds. Any of them, and any of the four servers, is killed at random moments. Readers watch all the while.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pymongo
+
+from lakehouse.settings import Settings, load_settings
+from tests.crash import workers
+from tests.crash.tally import Tally
+from tests.deployments import Project, Running
+
+WORKERS = ("tick", "extract", "extract", "backfill", "apply", "apply", "publish", "publish")
+SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
+SERVER_SHARE = 0.06
+"""Of the kills; a server takes seconds to come back, in which little else happens."""
+RUN_SHARE = 0.08
+UNTIL = "2026-06-01"
+"""The last day of the demo that is loaded: the ticks after it must not reach today."""
+LONGEST = 0.5
+"""Seconds between two kills, at most."""
+
+
+class Soak:
+    """One soak of a project whose servers are up and whose demo is loaded. The same seed makes the same choices."""
+
+    def __init__(self, project: Project, seed: int, notes: Path, say: Callable[[str], None]) -> None:
+        self._project = project
+        self._dice = random.Random(seed)
+        self._seed = seed
+        self._notes = notes
+        self._say = say
+        self._settings = settings_of(project)
+        self._processes: dict[int, BaseProcess] = {}
+        self._reader: BaseProcess | None = None
+        self._run: Running | None = None
+        self.tally = Tally("random kills")
+
+    def run(self, kills: int) -> Tally:
+        """Kill that often, let it settle, compare."""
+        try:
+            self._reader = workers.start("watch", self._settings, self._seed, self._notes)
+            for slot in range(len(WORKERS)):
+                self._spawn(slot)
+            pause = threading.Event()
+            while self.tally.kills < kills:
+                pause.wait(self._dice.uniform(0.01, LONGEST))
+                self._kill_one()
+                if self.tally.kills % 50 == 0:
+                    self._say(f"{self.tally.kills} of {kills} kills")
+        finally:
+            self._stop_all()
+        self._settle()
+        return self.tally
+
+    def _spawn(self, slot: int) -> None:
+        self._processes[slot] = workers.start(WORKERS[slot], self._settings, self._dice.randrange(2**32), self._notes)
+
+    def _kill_one(self) -> None:
+        self.tally.kills += 1
+        chance = self._dice.random()
+        if chance < SERVER_SHARE:
+            server = self._dice.choice(SERVERS)
+            self._project.kill(server)
+            self._project.lakehouse("up")
+        elif chance < SERVER_SHARE + RUN_SHARE:
+            if self._run is not None:
+                self._run.kill()
+            self._run = self._project.started("run", "--no-show")
+        else:
+            slot = self._dice.randrange(len(WORKERS))
+            self._processes[slot].kill()
+            self._processes[slot].join()
+            self._spawn(slot)
+
+    def _stop_all(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.join()
+        if self._run is not None:
+            self._run.kill()
+
+    def _settle(self) -> None:
+        """All servers die, too; then `up` and `run` are all that anybody does."""
+        for server in SERVERS:
+            self._project.kill(server)
+        began = time.perf_counter()
+        self._project.lakehouse("up")
+        for _ in range(3):
+            ended = self._project.lakehouse("run", "--no-show", ends=None)
+            if ended.code == 0:
+                break
+            self.tally.manual_steps += 1
+            self.tally.problems.append(f"a run after the last kill failed: {ended.err[-2000:]}")
+        self.tally.recovery.append(time.perf_counter() - began)
+        assert self._reader is not None
+        self._reader.kill()
+        self._reader.join()
+        self._compare()
+        self._read_notes()
+
+    def _compare(self) -> None:
+        verified = self._project.lakehouse("verify", "--json", ends=None).json()
+        for table in verified["tables"]:
+            self.tally.rows_checked += sum(copy["rows"] for copy in table["copies"])
+            if not table["equal"]:
+                self.tally.problems.append(f"verify: {table}")
+        for name, committed in committed_keys(self._settings).items():
+            source, _, table = name.partition(".")
+            key = "_id" if source == "chronochat_mongo" else "id"
+            published = Counter(str(row[0]) for row in self._project.warehouse(f"select {key} from lakehouse.{source}__{table}"))
+            self.tally.lost += sum((committed - published).values())
+            self.tally.doubled += sum((published - committed).values())
+        before, days = self._project.statistics(), sorted(self._project.built_at())
+        self._project.lakehouse("run", "--from", days[0], "--to", days[-1], "--no-show")
+        if self._project.statistics() != before:
+            self.tally.problems.append("the statistics are not those that building all days anew gives")
+
+    def _read_notes(self) -> None:
+        self.tally.problems += [f"{path.name}: {path.read_text()[-3000:]}" for path in sorted(self._notes.glob("*.broken"))]
+        reads = self._notes / "reads"
+        self.tally.rows_checked += sum(int(line) for line in reads.read_text().split()) if reads.exists() else 0
+        rounds = {path.stem: path.stat().st_size for path in sorted(self._notes.glob("*.rounds"))}
+        self._say(f"finished rounds: {rounds}")
+        idle = sorted({*WORKERS, "watch"} - rounds.keys())
+        if idle:
+            self.tally.problems.append(f"no round of {', '.join(idle)} ever finished: the soak shows nothing of them")
+
+
+def settings_of(project: Project) -> Settings:
+    """The settings that lead to the project's servers."""
+    return load_settings(home=project.home)
+
+
+def committed_keys(settings: Settings) -> dict[str, Counter[str]]:
+    """By table: the keys that the databases themselves say are committed; nothing of the platform is in between."""
+    found: dict[str, Counter[str]] = {}
+    with psycopg.connect(settings.source_url("chronochat")) as connection:
+        for table in ("users", "user_sessions", "api_logs", "user_preferences", "user_usage_stats"):
+            rows = connection.execute(f"select id::text from {table}").fetchall()
+            found[f"chronochat.{table}"] = Counter(str(row[0]) for row in rows)
+    with pymongo.MongoClient[dict[str, Any]](settings.source_url("chronochat_mongo")) as client:
+        database = client.get_default_database()
+        for name in ("conversations", "messages"):
+            ids = (str(document["_id"]) for document in database[name].find({}, {"_id": 1}))
+            found[f"chronochat_mongo.{name}"] = Counter(ids)
+    return found

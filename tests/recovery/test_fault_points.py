@@ -1,0 +1,40 @@
+"""Processes that die, fail or are overtaken at the fault points: the next run is exact. `make crash` goes through all cases."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.matrix import LATER, Case, Matrix, chosen, run_cases
+from tests.shop import Shop
+
+SEED = 7
+
+
+@pytest.fixture
+def matrix(shop: Shop, tmp_path: Path) -> Iterator[Matrix]:
+    shop.run()
+    matrix = Matrix(shop, tmp_path)
+    yield matrix
+    assert matrix.tally.problems == []
+    assert matrix.tally.clean
+    assert matrix.tally.rows_checked > 0
+
+
+def test_after_a_fault_at_any_point_the_next_run_loses_and_doubles_nothing(matrix: Matrix) -> None:
+    run_cases(matrix, chosen(matrix.cases(), SEED), print)
+    assert matrix.tally.kills > 30
+
+
+def test_a_process_that_is_overtaken_or_rolled_back_at_any_point_loses_and_doubles_nothing(matrix: Matrix) -> None:
+    dice = random.Random(SEED)
+    points: dict[str, list[Case]] = {}
+    for case in matrix.cases(["hang"]):
+        if case.state == LATER and case.passed.moment == "before" and case.passed.point != "warehouse.database":
+            points.setdefault(case.passed.point, []).append(case)
+    for found in points.values():
+        matrix.overlap(dice.choice(found), matrix.another)
+        matrix.overlap(dice.choice(found), matrix.rollback)
