@@ -15,6 +15,7 @@
         ├── StoreUnavailable           the object store did not answer
         ├── WarehouseUnavailable       the warehouse did not answer
         ├── CommitConflict             another process moved the log or the table first
+        ├── TooLate                    a write took so long that its files may be gone
         └── ServiceFailed              an embedded server did not start or stop
 
 Each says what was tried, the value that was met, what was allowed, and what to do next.
@@ -100,6 +101,10 @@ class WarehouseUnavailable(TransientError):
 
 class CommitConflict(TransientError):
     """Another process moved the log or the table first; this commit left nothing behind."""
+
+
+class TooLate(TransientError):
+    """A write took longer than files are kept that nothing names; it was not claimed, and it can be done again."""
 
 
 class ServiceFailed(TransientError):

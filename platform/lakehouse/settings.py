@@ -44,6 +44,13 @@ class SourceSettings(Section):
         None,
         description="Streaming replica of a Postgres source: rows are read there, and `url` says up to when none is missing.",
     )
+    connect_seconds: float = Field(10, gt=0, description="Seconds in which the source must accept a connection.")
+    answer_seconds: float = Field(
+        300,
+        gt=0,
+        description="Seconds without an answer after which the source is given up; on Postgres beyond the declared "
+        "`statement_timeout`, by which the server ends a statement itself.",
+    )
 
 
 class StoreSettings(Section):
@@ -54,6 +61,13 @@ class StoreSettings(Section):
     region: str = Field("us-east-1", description="S3 region.")
     access_key: SecretStr | None = Field(None, description="S3 access key; empty: the usual AWS credential chain.")
     secret_key: SecretStr | None = Field(None, description="S3 secret key.")
+    connect_seconds: float = Field(5, gt=0, description="Seconds in which S3 must accept a connection.")
+    answer_seconds: float = Field(30, gt=0, description="Seconds that S3 may send nothing while we wait for it.")
+    request_seconds: float = Field(600, gt=0, description="Seconds that one request to S3 may take, with its body.")
+    retries: int = Field(
+        5, ge=0, description="Times that a request to S3 is sent again: no connection, 5xx, 429 or 503 SlowDown."
+    )
+    retry_seconds: float = Field(60, ge=0, description="Seconds after which no request to S3 is sent again.")
 
 
 class WarehouseSettings(Section):
@@ -65,6 +79,8 @@ class WarehouseSettings(Section):
     password: SecretStr = Field(SecretStr(""), description="ClickHouse password.")
     database: str = Field("lakehouse", description="Database of published tables; statistics go beside it.")
     secure: bool = Field(False, description="Use HTTPS.")
+    connect_seconds: float = Field(10, gt=0, description="Seconds in which ClickHouse must answer the first question.")
+    answer_seconds: float = Field(900, gt=0, description="Seconds that ClickHouse may take nothing and send nothing.")
 
 
 class CatalogSettings(Section):
@@ -72,6 +88,8 @@ class CatalogSettings(Section):
 
     url: SecretStr = Field(SecretStr(""), description="`postgresql://…` of the SQL catalog (and of Dagster's storage).")
     name: str = Field("lakehouse", description="Catalog name; every engine that shares the tables must use the same.")
+    connect_seconds: float = Field(10, gt=0, description="Seconds in which the catalog's Postgres must accept a connection.")
+    answer_seconds: float = Field(60, gt=0, description="Seconds that a statement on the catalog's Postgres may take.")
 
 
 class DagsterSettings(Section):
@@ -127,6 +145,13 @@ class Settings(BaseSettings):
         SecretStr(""), description="Key of the keyed hash that replaces columns declared `tokenise`; keep it for ever."
     )
     memory_limit_mb: int = Field(1024, ge=64, description="Memory that the embedded engine may use for one fold, in MiB.")
+    longest_write_hours: int = Field(
+        24,
+        ge=1,
+        le=240,
+        description="Hours from the first file of a batch or commit to its claim. What takes longer is refused; files that "
+        "nothing names are removed by `lakehouse orphans --delete` at twice that age. The same for every process.",
+    )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1, description="Threads of the embedded engine.")
 
     @classmethod

@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -15,7 +14,7 @@ from pydantic import SecretStr
 
 from lakehouse.errors import ConfigurationError, LakehouseError, StoreUnavailable, Unsupported
 from lakehouse.settings import StoreSettings
-from lakehouse.stores import open_store, s3
+from lakehouse.stores import open_store
 
 
 class LossyProxy:
@@ -141,11 +140,8 @@ def test_a_create_whose_answer_was_lost_is_known_to_have_written(s3_store: Store
     assert open_store(s3_store).get("log/1") == b"mine"
 
 
-def test_a_create_that_was_never_answered_is_known_to_have_written(
-    s3_store: StoreSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(s3.CLIENT, "read_timeout", timedelta(seconds=1))
-    with losing(s3_store, 1, silent=True) as (lossy, proxy):
+def test_a_create_that_was_never_answered_is_known_to_have_written(s3_store: StoreSettings) -> None:
+    with losing(s3_store.model_copy(update={"answer_seconds": 1}), 1, silent=True) as (lossy, proxy):
         assert open_store(lossy).put_new("log/1", b"mine") is True
         assert proxy.losses == 0
 
@@ -186,11 +182,8 @@ def test_a_missing_bucket_is_named(s3_store: StoreSettings) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://no-such-host.invalid:9000"])
-def test_a_server_that_cannot_be_reached_is_named_and_may_be_tried_again(
-    s3_store: StoreSettings, endpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(s3.RETRY, "max_retries", 1)
-    store = open_store(s3_store.model_copy(update={"endpoint": endpoint}))
+def test_a_server_that_cannot_be_reached_is_named_and_may_be_tried_again(s3_store: StoreSettings, endpoint: str) -> None:
+    store = open_store(s3_store.model_copy(update={"endpoint": endpoint, "retries": 1}))
     for attempt in (store.check, lambda: store.list("raw"), lambda: store.put_new("a", b""), lambda: store.get("a")):
         with pytest.raises(StoreUnavailable, match="LAKEHOUSE_STORE__ENDPOINT") as caught:
             attempt()

@@ -238,6 +238,30 @@ def test_ui_prints_one_address_and_is_stopped_alone(demo: Project) -> None:
     assert "running" in demo.lakehouse("status").out
 
 
+def test_repair_shows_what_it_would_do_and_does_it_only_when_told(demo: Project) -> None:
+    demo.warehouse("alter table lakehouse.chronochat__users modify comment 'mine'")
+    said = demo.lakehouse("status", ends=1)
+    assert "run `lakehouse repair chronochat.users`" in said.err
+    for option in ((), ("--dry-run", "--yes")):
+        shown = demo.lakehouse("repair", "chronochat.users", *option, ends=1)
+        assert "to do: warehouse: copy all rows of chronochat.users" in shown.out
+        assert "repaired" not in shown.err
+    assert "repaired: every copy is whole" in demo.lakehouse("repair", "chronochat.users", "--yes").err
+    assert "nothing is damaged" in demo.lakehouse("repair", "chronochat.users").err
+    assert "Last repairs" in demo.lakehouse("show", "chronochat.users").out
+    demo.lakehouse("run", "--no-show")
+    demo.verify()
+
+
+def test_orphans_are_listed_and_young_ones_are_kept(demo: Project) -> None:
+    demo.warehouse("create table lakehouse.__next__chronochat__users__0123456789ab (a UInt8) engine = MergeTree order by a")
+    listed = demo.lakehouse("orphans", "chronochat.users", "--delete", "--json").json()
+    (left,) = [orphan for orphan in listed["orphans"] if orphan["where"] == "warehouse"]
+    assert (left["young"], left["removed"]) == (True, False)
+    assert listed["skipped"] == []
+    demo.warehouse("drop table lakehouse.__next__chronochat__users__0123456789ab sync")
+
+
 def test_exit_codes_and_help(demo: Project) -> None:
     assert demo.lakehouse("--version").out.startswith("lakehouse ")
     assert "verify" in demo.lakehouse("--help").out

@@ -86,6 +86,10 @@ def model_upsert(entries: Sequence[Entry]) -> list[Row]:
 
 
 def model(table: Table, entries: Sequence[Entry]) -> list[Row]:
+    begins = max((index for index, entry in enumerate(entries) if entry.kind == "snapshot"), default=None)
+    if begins is not None and table.mode != "snapshot":
+        kind: BatchKind = "upsert" if table.mode == "upsert" else "replace"
+        entries = [replace(entries[begins], kind=kind, window=Window(None, None)), *entries[begins + 1 :]]
     if table.mode == "append":
         return model_replace(entries)
     if table.mode == "upsert":
@@ -130,6 +134,8 @@ def snapshots(draw: st.DrawFn) -> Entry:
 LOGS = st.one_of(
     st.tuples(st.just(EVENTS), st.lists(replacements(), max_size=6)),
     st.tuples(st.just(ITEMS), st.lists(changes(), max_size=6)),
+    st.tuples(st.just(EVENTS), st.lists(replacements() | snapshots(), max_size=6)),
+    st.tuples(st.just(ITEMS), st.lists(changes() | snapshots(), max_size=6)),
     st.tuples(st.just(PLACES), st.lists(snapshots(), max_size=3)),
 )
 
@@ -270,8 +276,8 @@ def test_no_entries_leave_what_there_was(connection: duckdb.DuckDBPyConnection, 
 
 @pytest.mark.parametrize("table", [EVENTS, ITEMS, PLACES], ids=lambda table: table.mode)
 def test_an_entry_that_does_not_fit_the_mode_is_refused(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    fitting = {"append": {"replace"}, "upsert": {"upsert", "delete"}, "snapshot": {"snapshot"}}[table.mode]
-    for kind in set(get_args(BatchKind)) - fitting:
+    fitting = {"append": {"replace"}, "upsert": {"upsert", "delete"}, "snapshot": set()}[table.mode]
+    for kind in set(get_args(BatchKind)) - fitting - {"snapshot"}:
         with pytest.raises(DamagedData, match=f"entry 1 of table '{table.name}'"):
             folded(connection, table, [Entry(kind, Window(None, None), ())])
 

@@ -30,6 +30,7 @@ UPSERTS: st.SearchStrategy[list[Batch]] = st.lists(
     st.one_of(
         st.tuples(st.just("upsert"), st.lists(VERSION, max_size=8), st.booleans()),
         st.tuples(st.just("delete"), st.lists(st.integers(0, 6), max_size=3), st.booleans()),
+        st.tuples(st.just("snapshot"), st.lists(VERSION, max_size=8), st.booleans()),
     ),
     min_size=1,
     max_size=7,
@@ -51,10 +52,16 @@ def row_of(version: tuple[int, int | None, int, int]) -> Row:
 
 
 def model_upserts(batches: list[Batch]) -> list[Row]:
-    """The rows that must come out: the newest by cursor, then batch, then position; gone if a later batch deleted the key."""
+    """The rows that must come out: the newest by cursor, then batch, then position; gone if a later batch deleted the key.
+
+    A snapshot is a new beginning.
+    """
     versions: dict[int, list[tuple[Any, int, int, Row]]] = {}
     deleted: dict[int, int] = {}
     for sequence, (kind, rows, _) in enumerate(batches, start=1):
+        if kind == "snapshot":
+            versions.clear()
+            deleted.clear()
         for position, found in enumerate(rows):
             if kind == "delete":
                 deleted[found] = sequence
@@ -90,13 +97,23 @@ def test_upserts_and_deletes_in_any_order_are_the_model(
             if kind == "delete":
                 log.write("delete", [{"id": key} for key in rows], columns=["id"])
             else:
-                log.write("upsert", [row_of(version) for version in rows])
+                log.write("snapshot" if kind == "snapshot" else "upsert", [row_of(version) for version in rows])
             if apply_now or done == len(batches):
                 check_step(lake, log, batches[:done], before)
 
 
+def lake_sequence(lake: Lake, log: HandLog) -> int:
+    """The table's watermark; 1 for a table that is not there: the first entry of these logs is empty."""
+    state = lake.tables.state(SOURCE, log.table)
+    return state.current.marker.sequence if state else 1
+
+
 def check_step(lake: Lake, log: HandLog, batches: list[Batch], before: dict[int, Row]) -> None:
-    """Apply what is there: rows and marker are the model's, and the changed days are those of rows that differ."""
+    """Apply what is there: rows and marker are the model's, and the changed days are those of rows that differ.
+
+    After a snapshot all days that the table has then are told, whether or not they differ.
+    """
+    anew = any(kind == "snapshot" for kind, _, _ in batches[lake_sequence(lake, log) - 1 :])
     applied = lake.apply(log)
     expected = model_upserts(batches)
     lake.check(log, expected)
@@ -108,7 +125,8 @@ def check_step(lake: Lake, log: HandLog, batches: list[Batch], before: dict[int,
         for row in (before.get(key), after.get(key))
         if row is not None
     ]
-    days_of = {row["born"].date().isoformat() for row in differing if row["born"] is not None}
+    told = list(after.values()) if anew else differing
+    days_of = {row["born"].date().isoformat() for row in told if row["born"] is not None}
     assert set(applied.changed_days) == days_of
     before.clear()
     before.update(after)

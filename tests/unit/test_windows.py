@@ -8,7 +8,7 @@ import pytest
 
 from lakehouse import Table, days
 from lakehouse.errors import WrongUse
-from lakehouse.pipeline.windows import DayRange, due_days, is_closed, upsert_plan
+from lakehouse.pipeline.windows import INCOMPLETE, DayRange, due_days, is_closed, upsert_plan
 from lakehouse.spec import LogEntry, Manifest, Position, Window
 
 LOGS = Table("logs", "append", ("id",), event_time="at", partition=days("at"), lookback=timedelta(hours=6))
@@ -106,3 +106,16 @@ def test_a_bound_that_an_old_transaction_holds_back_never_moves_the_window_back(
 def test_a_range_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(WrongUse, match="2026-01-02 to 2026-01-01"):
         DayRange(date(2026, 1, 2), date(2026, 1, 1))
+
+
+def test_what_was_read_before_an_incomplete_snapshot_is_read_again() -> None:
+    days_read = [day_entry(1, 1, closed=True), day_entry(2, 2, closed=True)]
+    incomplete = entry(3, "snapshot", Window(None, None), detail={INCOMPLETE: "…"})
+    complete = entry(3, "snapshot", Window(None, None))
+    extent, at = (moment(1), moment(2, 9)), position(moment(9))
+    assert due_days(LOGS, [*days_read, complete], extent, at, None, full=False) == ()
+    due = due_days(LOGS, [*days_read, incomplete], extent, at, None, full=False)
+    assert [day.day for day in due] == [1, 2]
+    read = entry(1, "upsert", Window(None, moment(2)))
+    assert upsert_plan(USERS, [read, incomplete], extent, at, full=False).whole.low is None
+    assert upsert_plan(USERS, [read, complete], extent, at, full=False).whole.low == moment(2) - USERS.lookback

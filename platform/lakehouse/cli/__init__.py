@@ -30,6 +30,8 @@ _COMMANDS = {
     "show": "look",
     "sql": "sql",
     "rollback": "versions",
+    "repair": "repair",
+    "orphans": "orphans",
 }
 
 

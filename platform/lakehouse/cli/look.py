@@ -13,6 +13,7 @@ from lakehouse import services
 from lakehouse.cli.session import deployment, stopped_servers
 from lakehouse.cli.terminal import print_table, say, size_of
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.repair_record import read_records
 from lakehouse.pipeline.status import SourceStatus, TableStatus, source_status, table_status
 from lakehouse.settings import load_settings
 from lakehouse.spec.types import declared_type, field_doc
@@ -46,7 +47,7 @@ def status(as_json: bool) -> None:
             _print_sources(sources)
             click.echo()
             _print_tables(tables)
-    problems = [*(s.problem for s in sources), *(t.problem for t in tables)]
+    problems = [*(s.problem for s in sources), *(t.problem for t in tables), *(d for t in tables for d in t.damaged)]
     if stopped or any(s.state == "unhealthy" for s in found) or any(problems):
         raise click.exceptions.Exit(1)
 
@@ -66,7 +67,7 @@ def tables(as_json: bool) -> None:
         click.echo(json.dumps(_documents(found), indent=2))
     else:
         _print_tables(found)
-    if any(item.problem for item in found):
+    if any(item.problem or item.damaged for item in found):
         raise click.exceptions.Exit(1)
 
 
@@ -74,7 +75,7 @@ def tables(as_json: bool) -> None:
 @click.argument("table")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(table: str, as_json: bool) -> None:
-    """One TABLE (source.table): its declaration, columns, partitions and versions."""
+    """One TABLE (source.table): its declaration, columns, partitions, versions and last repairs."""
     here = deployment()
     chosen = here.select([table])
     if len(chosen) > 1:
@@ -82,7 +83,8 @@ def show(table: str, as_json: bool) -> None:
         return
     source, declared = chosen[0]
     found = table_status(here, source, declared)
-    state = here.lake.state(source.name, declared)
+    repairs = read_records(here, source, declared)
+    state = here.lake.state(source.name, declared) if found.lake_sequence else None
     columns = [(f.name, declared_type(f), not f.nullable, field_doc(f)) for f in state.schema] if state else []
     partitions = here.lake.partitions(source.name, declared) if state else {}
     history = here.lake.history(source.name, declared) if state else []
@@ -97,6 +99,7 @@ def show(table: str, as_json: bool) -> None:
             "columns": [dict(zip(("name", "type", "required", "description"), column, strict=True)) for column in columns],
             "partitions": partitions,
             "versions": [_plain(asdict(version)) for version in history],
+            "repairs": [_plain(asdict(repair)) for repair in repairs],
         }
         click.echo(json.dumps(document, indent=2))
         return
@@ -108,6 +111,12 @@ def show(table: str, as_json: bool) -> None:
     click.echo()
     header = ("version", "committed", "operation", "sequence", "rows", "checksum")
     print_table(header, versions[-20:], right=("sequence", "rows"), title=f"{len(versions)} versions")
+    if repairs:
+        click.echo()
+        shown = [(r.began, r.who, "; ".join(r.done), r.problem or ("" if r.ended else "did not end")) for r in repairs]
+        print_table(("repaired", "by", "what was done", "problem"), shown, title="Last repairs")
+    for words in filter(None, (found.problem, *found.behind, *found.damaged)):
+        say(f"{found.table}: {words}")
 
 
 def _documents(found: list[TableStatus]) -> list[dict[str, Any]]:
@@ -156,8 +165,8 @@ def _print_tables(found: list[TableStatus]) -> None:
     ]
     print_table(header, rows, right=header[2:9])
     for status in found:
-        if status.problem:
-            say(f"{status.table}: {status.problem}")
+        for words in filter(None, (status.problem, *status.behind, *status.damaged)):
+            say(f"{status.table}: {words}")
 
 
 def _plain(value: Any) -> Any:

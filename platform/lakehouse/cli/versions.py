@@ -7,7 +7,7 @@ import click
 from lakehouse.cli.session import deployment
 from lakehouse.cli.terminal import say
 from lakehouse.errors import WrongUse
-from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.rollback import rollback_table
 
 
 @click.command()
@@ -23,6 +23,5 @@ def rollback(table: str, version: int) -> None:
     if len(chosen) != 1:
         raise WrongUse("rolling back", value=table, allowed="one table, as source.table", remedy="Name the table.")
     source, declared = chosen[0]
-    state = here.lake.rollback(source.name, declared, version)
-    publish_table(here, source, declared)
+    state = rollback_table(here, source, declared, version)
     say(f"{table} is at version {state.current.version} again (sequence {state.current.marker.sequence})")

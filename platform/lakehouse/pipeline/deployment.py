@@ -9,7 +9,7 @@ from lakehouse.errors import WrongUse
 from lakehouse.pipeline.declared import declared_sources
 from lakehouse.raw import RawLog
 from lakehouse.settings import Settings
-from lakehouse.sources import open_source
+from lakehouse.sources import Patience, open_source
 from lakehouse.sources.reader import SourceReader
 from lakehouse.spec import Source, Table
 from lakehouse.stores import ObjectStore, open_store
@@ -43,11 +43,13 @@ class Deployment:
 
     def reader(self, source: Source) -> SourceReader:
         """A new reader of a source; the caller closes it."""
-        return open_source(source, self.settings.source_url(source.name), self.settings.replica_url(source.name))
+        url, replica = self.settings.source_url(source.name), self.settings.replica_url(source.name)
+        own = self.settings.sources[source.name]
+        return open_source(source, url, replica, Patience(own.connect_seconds, own.answer_seconds))
 
     def log(self, source: Source, table: Table) -> RawLog:
         """The raw log of a table."""
-        return RawLog(self.store, source.name, table)
+        return RawLog(self.store, source.name, table, longest_hours=self.settings.longest_write_hours)
 
     def source(self, name: str) -> Source:
         """The declared source of that name."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from lakehouse.errors import CommitConflict, SourceUnavailable
+from lakehouse.errors import CommitConflict, DamagedData, LakehouseError, SourceUnavailable
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
@@ -152,6 +152,8 @@ class Landing:
         return self._claim(manifest, only_after=only_after)
 
     def _claim(self, manifest: Manifest, *, only_after: int | None = None) -> bool:
+        if not self.claimed:
+            self._refuse_lost_end()
         while only_after is None or only_after == self.head:
             try:
                 entry = self.log.claim(manifest, expected_head=self.head)
@@ -167,10 +169,31 @@ class Landing:
             return True
         return False
 
+    def _refuse_lost_end(self) -> None:
+        """Refuse to claim a place that the lake has applied already: what is landed there would never be applied.
+
+        A lake that cannot be asked is taken to be no further than the log.
+        """
+        try:
+            state = self._deployment.lake.state(self.source.name, self.table)
+        except LakehouseError:
+            return
+        if state is None or state.current.marker.sequence <= self.log.head():
+            return
+        name = f"{self.source.name}.{self.table.name}"
+        raise DamagedData(
+            f"landing {name}",
+            value=f"its log ends at {self.head}, and the lake has applied entry {state.current.marker.sequence}: the end is gone",
+            allowed="a log that holds all that the lake has applied",
+            remedy=f"Run `lakehouse repair {name}`, or restore the objects under {self.log.folder}/_log; nothing was landed.",
+        )
+
     def _previous(self, kind: BatchKind, window: Window | None) -> LogEntry | None:
         for entry in reversed(self.entries):
             if entry.manifest.kind == kind and entry.manifest.window == window:
                 return entry
+            if entry.manifest.kind == "snapshot":  # it made what came before it void
+                return None
         return None
 
     def _same_schema(self, entry: LogEntry) -> bool:

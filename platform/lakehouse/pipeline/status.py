@@ -1,20 +1,33 @@
-"""What each table holds at each hop, and how far each hop is behind the one before it."""
+"""What each table holds at each hop, how far each hop is behind the one before it, and what is damaged.
+
+It is cheap: manifests, markers and a listing of the raw files are read, and no rows. Damage inside of a file is found by `verify`
+and by whoever reads the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import ConfigurationError, DamagedData, LakehouseError, TerminalError
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.spec import Source, Table
+from lakehouse.raw import standing
+from lakehouse.spec import LogEntry, Source, Table
+from lakehouse.tables.engine import TableState
+from lakehouse.warehouse.publisher import Published
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One table: sequences of its copies (0: none), rows and bytes of each, when it last landed and was last applied."""
+    """One table: sequences of its copies (0: none), rows and bytes of each, when it last landed and was last applied.
+
+    problem: why it cannot be looked at. behind, damaged: what is, in words, each with the command that mends it.
+    """
 
     table: str
     mode: str
@@ -29,12 +42,16 @@ class TableStatus:
     last_landed: datetime | None
     last_applied: datetime | None
     problem: str = ""
+    behind: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
         """In words: where the table is behind."""
         if self.problem:
             return "cannot be read"
+        if self.damaged:
+            return "damaged"
         if not self.raw_sequence:
             return "never extracted"
         if self.lake_sequence < self.raw_sequence:
@@ -55,20 +72,26 @@ class SourceStatus:
 
 
 def table_status(deployment: Deployment, source: Source, table: Table) -> TableStatus:
-    """Look at one table's copies; what cannot be read is said in `problem`."""
+    """Look at one table's copies; a server that does not answer is said in `problem`."""
     name = f"{source.name}.{table.name}"
+    damaged: list[str] = []
+    mend = f"run `lakehouse repair {name}`"
     try:
-        entries = deployment.log(source, table).entries()
-        state = deployment.lake.state(source.name, table)
-        published = deployment.warehouse.state(source.name, table)
+        entries = _entries(deployment, source, table, damaged, mend)
+        state = _or_damaged(lambda: deployment.lake.state(source.name, table), damaged, mend)
+        published = _or_damaged(lambda: deployment.warehouse.state(source.name, table), damaged, mend)
     except LakehouseError as error:
         return TableStatus(name, table.mode, 0, 0, 0, 0, 0, 0, 0, 0, None, None, problem=str(error))
+    head = entries[-1].sequence if entries else 0
+    if state and state.current.marker.sequence > head:
+        gone = f"entries {head + 1} to {state.current.marker.sequence} are gone, which the lake has applied"
+        damaged.append(f"the end of the raw log is lost: {gone}: {mend}")
     files = {file.path: file.bytes for entry in entries for file in entry.manifest.files}
     return TableStatus(
         table=name,
         mode=table.mode,
         rows=state.current.marker.rows if state else 0,
-        raw_sequence=entries[-1].sequence if entries else 0,
+        raw_sequence=head,
         lake_sequence=state.current.marker.sequence if state else 0,
         warehouse_sequence=published.marker.sequence if published else 0,
         warehouse_rows=published.marker.rows if published else 0,
@@ -77,7 +100,59 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
         warehouse_bytes=published.bytes if published else 0,
         last_landed=entries[-1].manifest.created_at if entries else None,
         last_applied=state.current.committed_at if state else None,
+        behind=() if damaged else tuple(_behind(name, head, state, published)),
+        damaged=tuple(damaged),
     )
+
+
+def _behind(name: str, head: int, state: TableState | None, published: Published | None) -> Iterator[str]:
+    run = f"run `lakehouse run --select {name}`"
+    watermark = state.current.marker.sequence if state else 0
+    if head > watermark:
+        yield f"{_batches(head - watermark)} landed that the lake has not applied: {run}"
+    if state is None:
+        return
+    if published is None:
+        yield f"the published table is missing: {run}"
+    elif published.marker.sequence < watermark:
+        yield f"the warehouse has sequence {published.marker.sequence} of the lake's {watermark}: {run}"
+    elif published.marker.sequence > watermark:
+        yield f"the lake went back to sequence {watermark}, the warehouse has {published.marker.sequence}: {run}"
+    elif published.marker != state.current.marker:
+        yield f"lake and warehouse disagree on what sequence {watermark} holds: run `lakehouse repair {name}`"
+
+
+def _batches(count: int) -> str:
+    return "1 batch" if count == 1 else f"{count} batches"
+
+
+def _entries(deployment: Deployment, source: Source, table: Table, damaged: list[str], mend: str) -> list[LogEntry]:
+    """The entries that can be read; what is wrong with those that count, and with their files as a listing shows them."""
+    log = deployment.log(source, table)
+    looked = log.look()
+    entries = [found for found in looked if isinstance(found, LogEntry)]
+    begins = max((entry.sequence for entry in entries if entry.manifest.kind == "snapshot"), default=0)
+    for sequence, found in enumerate(looked, start=1):
+        if isinstance(found, DamagedData) and sequence > begins:
+            damaged.append(f"raw log entry {sequence} cannot be read ({found.tried}: {found.value}): {mend}")
+    sizes = {info.path: info.size for info in deployment.store.list(log.folder)}
+    for entry in standing(entries):
+        for file in entry.manifest.files:
+            path = f"{log.folder}/{file.path}"
+            if (size := sizes.get(path)) != file.bytes:
+                said = "is gone" if size is None else f"has {size} bytes instead of {file.bytes}"
+                damaged.append(f"raw file {deployment.store.url_of(path)} of entry {entry.sequence} {said}: {mend}")
+    return entries
+
+
+def _or_damaged(look: Callable[[], T], damaged: list[str], mend: str) -> T | None:
+    try:
+        return look()
+    except ConfigurationError:
+        raise
+    except TerminalError as error:
+        damaged.append(f"{error.tried}: {error.value}: {mend}")
+        return None
 
 
 def check_sources(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> None:

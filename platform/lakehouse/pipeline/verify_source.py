@@ -28,7 +28,7 @@ import pyarrow as pa
 from lakehouse.pipeline.verify_copies import NOTHING
 from lakehouse.pipeline.verify_raw import Digested
 from lakehouse.pipeline.verify_record import Parts
-from lakehouse.pipeline.windows import closed_days
+from lakehouse.pipeline.windows import closed_days, known_reads
 from lakehouse.raw import schema_of
 from lakehouse.rows.checksum import DIGEST, digest_schema, partition_checksums
 from lakehouse.rows.digest import row_digests
@@ -188,5 +188,6 @@ def _pending_sql(table: Table, entries: Sequence[LogEntry]) -> str:
 
 def read_again_from(table: Table, entries: Sequence[LogEntry]) -> datetime | None:
     """The cursor from which the next run reads an `upsert` table again; None when it reads all of it."""
-    last = next((e.manifest.window for e in reversed(entries) if e.manifest.kind == "upsert" and e.manifest.window), None)
+    known = reversed(known_reads(entries))
+    last = next((e.manifest.window for e in known if e.manifest.kind == "upsert" and e.manifest.window), None)
     return None if last is None or last.high is None else last.high - table.lookback

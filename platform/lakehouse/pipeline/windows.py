@@ -71,6 +71,18 @@ def last_extent(entries: Sequence[LogEntry]) -> Extent | None:
     return None
 
 
+INCOMPLETE = "incomplete"
+"""In the detail of a snapshot's position: it was landed by a repair without rows that the source may still have."""
+
+
+def known_reads(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
+    """The entries that tell what was read of the source: those since the last snapshot that is incomplete, or all."""
+    for index in range(len(entries) - 1, -1, -1):
+        if INCOMPLETE in entries[index].manifest.position.detail:
+            return entries[index + 1 :]
+    return entries
+
+
 def is_closed(table: Table, day: date, extent: Extent, position: Position) -> bool:
     """Whether no row of the day can arrive any more: the bound, and the source's newest row, are a lookback beyond it."""
     end = Window.of_day(day).high
@@ -84,7 +96,7 @@ def closed_days(entries: Sequence[LogEntry], columns: Collection[str] = ()) -> d
     columns: those of the source now; a day that was landed without one of them is open again, whatever its entry says.
     """
     days: dict[date, bool] = {}
-    for entry in entries:
+    for entry in known_reads(entries):
         window = entry.manifest.window
         if window is not None and window.low is not None:
             days[window.low.date()] = entry.manifest.closed and not lacks_columns(entry.manifest, columns)
@@ -141,7 +153,8 @@ def upsert_plan(
     """
     high = min(position.bound, extent[1] + _TICK)
     next_overlap = Window(high - table.lookback, high)
-    last = next((e.manifest for e in reversed(entries) if e.manifest.kind == "upsert" and e.manifest.window), None)
+    known = known_reads(entries)
+    last = next((e.manifest for e in reversed(known) if e.manifest.kind == "upsert" and e.manifest.window), None)
     if last is None or full or last.window is None or last.window.high is None or lacks_columns(last, columns):
         return UpsertPlan(Window(None, high), None, None, Window(None, high), next_overlap)
     seen = last.window.high

@@ -21,7 +21,7 @@ from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, 
 from lakehouse.raw.scratch import scratch_folder
 from lakehouse.raw.writer import Written, empty_digest, sha256_of, write_files
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RawFile, Table, Window
-from lakehouse.stores import ObjectStore
+from lakehouse.stores import LONGEST_HOURS, ObjectStore, refuse_late, started
 
 PARALLEL = 8
 _ENTRY = re.compile(r".*/(\d{20})\.json")
@@ -31,14 +31,25 @@ class RawLog:
     """The raw log of `table` of `source` in `store`.
 
     scratch: where temporary files go, about a gigabyte at most for a batch (default: the system's folder for them).
+    longest_hours: from a batch's first file to its claim; a later claim is refused.
     """
 
-    def __init__(self, store: ObjectStore, source: str, table: Table, *, scratch: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        source: str,
+        table: Table,
+        *,
+        scratch: Path | None = None,
+        longest_hours: float = LONGEST_HOURS,
+    ) -> None:
         self._store = store
         self._source = source
         self._table = table
         self._scratch = scratch
+        self._longest_hours = longest_hours
         self._tried: dict[str, int] = {}
+        self._began: dict[str, float] = {}
 
     @property
     def folder(self) -> str:
@@ -73,14 +84,31 @@ class RawLog:
         return low
 
     def entries(self, after: int = 0) -> list[LogEntry]:
-        """The entries after a sequence, in order. DamagedData when one is missing or its manifest is damaged."""
+        """The entries after a sequence, in order. DamagedData when one is missing or its manifest is damaged.
+
+        A snapshot is a new beginning: an entry before it that cannot be read any more is left out, for nothing needs it.
+        """
         prefix = self._path(after) if after else None
         names = {found.path for found in self._store.list(f"{self.folder}/_log", prefix)}
         last = max((number for number in map(_sequence, names) if number), default=after)
         if last == after and after and not self._store.exists(self._path(after)):
             raise self._missing(after)
+        return readable(self._look(after, last))
+
+    def look(self) -> list[LogEntry | DamagedData]:
+        """Every entry from the first to the last, or why it cannot be read."""
+        return self._look(0, self.head())
+
+    def _look(self, after: int, last: int) -> list[LogEntry | DamagedData]:
         with ThreadPoolExecutor(PARALLEL) as pool:
-            return list(pool.map(self.entry, range(after + 1, last + 1)))
+            return list(pool.map(self.entry_or_damage, range(after + 1, last + 1)))
+
+    def entry_or_damage(self, sequence: int) -> LogEntry | DamagedData:
+        """One entry, or why it cannot be read."""
+        try:
+            return self.entry(sequence)
+        except DamagedData as error:
+            return error
 
     def entry(self, sequence: int) -> LogEntry:
         """One entry; DamagedData when it is missing or damaged."""
@@ -106,6 +134,7 @@ class RawLog:
         Raises SchemaChanged, ValueRefused (nothing landed), StoreUnavailable.
         """
         batch_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:16]}"
+        began = started()
         digest = empty_digest(schema)
         files: list[RawFile] = []
         with scratch_folder(self._scratch) as scratch:
@@ -114,7 +143,7 @@ class RawLog:
                 self._store.upload(local.path, f"{self.folder}/{path}")
                 local.path.unlink()
                 files.append(RawFile(path, local.rows, local.bytes, local.sha256))
-        return Written(batch_id, tuple(files), digest.checksum.rows, digest.checksum, digest.sample)
+        return Written(batch_id, tuple(files), digest.checksum.rows, digest.checksum, digest.sample, began)
 
     def manifest(
         self,
@@ -129,6 +158,7 @@ class RawLog:
     ) -> Manifest:
         """The manifest of a written batch, to be claimed."""
         fields = fields_of(schema)
+        self._began[written.batch_id] = written.began
         return Manifest(
             batch_id=written.batch_id,
             source=self._source,
@@ -151,7 +181,9 @@ class RawLog:
 
         Raises CommitConflict when that one is taken by another batch (this one is not in the log). After StoreUnavailable the
         batch may be in the log: claim the same manifest again through the same RawLog, and it will be found there, not doubled.
+        Raises TooLate when the batch took too long to write; it is not in the log.
         """
+        self._refuse_late(manifest)
         data = encode_manifest(manifest)
         if expected_head is not None:
             return self._claim_at(manifest, data, expected_head)
@@ -161,6 +193,35 @@ class RawLog:
             sequence += 1
         self._tried.pop(manifest.batch_id)
         return LogEntry(sequence, manifest)
+
+    def claim_beyond(self, manifest: Manifest, lost_head: int) -> LogEntry:
+        """Put a snapshot at `lost_head + 1` of a log whose last entries were lost, so that no later batch takes their places.
+
+        Raises CommitConflict when that place is taken, WrongUse for a batch that does not make the lost entries void.
+        """
+        self._refuse_late(manifest)
+        if manifest.kind != "snapshot":
+            raise WrongUse(
+                f"claiming entry {lost_head + 1} of {self.folder} behind entries that were lost",
+                value=manifest.kind,
+                allowed="a snapshot: it makes what came before it void",
+                remedy="Land a snapshot of the whole table.",
+            )
+        if self._store.put_new(self._path(lost_head + 1), encode_manifest(manifest)) or self._is_ours(lost_head + 1, manifest):
+            return LogEntry(lost_head + 1, manifest)
+        raise self._taken(lost_head + 1)
+
+    def check_files(self, entry: LogEntry) -> list[DamagedData]:
+        """What is wrong with the files of a batch: each is read and proved; nothing when all are as they were written."""
+        found = []
+        with scratch_folder(self._scratch) as scratch:
+            for file in entry.manifest.files:
+                try:
+                    local = self._fetch(file, scratch)
+                    local.unlink()
+                except DamagedData as error:
+                    found.append(error)
+        return found
 
     def read(self, entry: LogEntry, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of a batch in their order; each file is verified whole before any of its rows is given.
@@ -203,6 +264,10 @@ class RawLog:
             folders = (scratch / str(number) for number in itertools.count())
             yield fold_entries(self._table, entries, schema, connection, lambda entry: self.local_files(entry, next(folders)))
 
+    def _refuse_late(self, manifest: Manifest) -> None:
+        if manifest.batch_id in self._began:
+            refuse_late(f"claiming a batch of {self.folder}", self._began[manifest.batch_id], self._longest_hours)
+
     def _claim_at(self, manifest: Manifest, data: bytes, expected_head: int) -> LogEntry:
         if expected_head and not self._store.exists(self._path(expected_head)):
             raise WrongUse(
@@ -214,7 +279,10 @@ class RawLog:
         sequence = expected_head + 1
         if self._store.put_new(self._path(sequence), data) or self._is_ours(sequence, manifest):
             return LogEntry(sequence, manifest)
-        raise CommitConflict(
+        raise self._taken(sequence)
+
+    def _taken(self, sequence: int) -> CommitConflict:
+        return CommitConflict(
             f"claiming entry {sequence} of {self.folder}",
             value=f"batch {self.entry(sequence).manifest.batch_id}",
             allowed="a free place in the log",
@@ -242,7 +310,7 @@ class RawLog:
             f"reading the raw file {self._store.url_of(path)}",
             value=found,
             allowed="the bytes that its manifest describes",
-            remedy="Restore the file from a copy, or extract its window again; no row of it was used.",
+            remedy=f"Run `lakehouse repair {self._source}.{self._table.name}`, or restore the file from a copy; no row was used.",
         )
 
     def _missing(self, sequence: int) -> DamagedData:
@@ -250,7 +318,7 @@ class RawLog:
             f"reading the log of {self._source}.{self._table.name}",
             value=f"no object {self._store.url_of(self._path(sequence))}",
             allowed="every entry from 1 to the last",
-            remedy="Restore the object from a copy; without it the table cannot be known.",
+            remedy=f"Run `lakehouse repair {self._source}.{self._table.name}`, or restore the object from a copy.",
         )
 
     def _path(self, sequence: int) -> str:
@@ -259,6 +327,22 @@ class RawLog:
     def _sequences_after(self, sequence: int) -> list[int]:
         found = self._store.page(f"{self.folder}/_log", self._path(sequence))
         return [number for number in (_sequence(info.path) for info in found) if number]
+
+
+def readable(found: Sequence[LogEntry | DamagedData]) -> list[LogEntry]:
+    """The entries that can be read, in order; raises the first damage that no later snapshot makes void."""
+    entries: list[LogEntry] = []
+    raised: DamagedData | None = None
+    void = False
+    for item in reversed(found):
+        if isinstance(item, LogEntry):
+            entries.append(item)
+            void = void or item.manifest.kind == "snapshot"
+        elif not void:
+            raised = item
+    if raised is not None:
+        raise raised
+    return entries[::-1]
 
 
 def _sequence(path: str) -> int:

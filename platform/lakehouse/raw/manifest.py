@@ -149,5 +149,5 @@ def _damaged(name: str, found: str, allowed: str) -> DamagedData:
         f"reading the manifest {name}",
         value=found,
         allowed=allowed,
-        remedy="Restore the object from a copy; the entries before it can still be read. Never edit a manifest.",
+        remedy="Run `lakehouse repair` on the table, or restore the object from a copy. Never edit a manifest.",
     )

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lakehouse.stores import needing_room
+
 PREFIX = "lakehouse-scratch-"
 UNLOCKED = "lakehouse-unlocked-"
 LOCK = ".lock"
@@ -30,7 +32,8 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         unlocked.rename(folder)
         try:
-            yield folder
+            with needing_room(root):
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

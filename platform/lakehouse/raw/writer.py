@@ -24,13 +24,17 @@ BATCH_ID_KEY = "lakehouse.batch_id"
 
 @dataclass(frozen=True)
 class Written:
-    """A batch whose files are in the store and that no log entry names yet. sample: its first rows, at most five."""
+    """A batch whose files are in the store and that no log entry names yet.
+
+    sample: its first rows, at most five. began: when its first file was begun (`lakehouse.stores.started`).
+    """
 
     batch_id: str
     files: tuple[RawFile, ...]
     rows: int
     checksum: RowChecksum
     sample: pa.Table
+    began: float
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 The rules. `snapshot`: the last one is the table. `replace`: a row stands unless a later entry's window holds its event time.
 `upsert` and `delete`: of each key the newest version stands (by cursor, then sequence, then position in the batch), unless a
 later entry deleted the key; a delete and an upsert of one key are ordered by their sequences alone.
+
+A `snapshot` in the log of a table of another mode is a new beginning: nothing before it counts, and its rows are folded as what
+that mode brings (a replacement of all time, or rows by key). A repaired log has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -18,6 +21,9 @@ from lakehouse.spec import BatchKind, Table, Window
 
 POSITION = "_position"
 """The column in which a batch's relation gives each row its place in the batch (a 64-bit integer, greater is later)."""
+
+
+ALL_TIME = Window(None, None)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,9 @@ def fold_sql(table: Table, schema: pa.Schema, base: str | None, entries: Sequenc
     Raises DamagedData when an entry's kind does not fit the table's mode.
     """
     ordered = sorted(entries, key=lambda entry: entry.sequence)
+    beginnings = [index for index, entry in enumerate(ordered) if entry.kind == "snapshot"]
+    if beginnings and table.mode != "snapshot":
+        ordered, base = _from_beginning(table, ordered[beginnings[-1] :]), None
     allowed = {"append": {"replace"}, "upsert": {"upsert", "delete"}, "snapshot": {"snapshot"}}[table.mode]
     for entry in ordered:
         if entry.kind not in allowed:
@@ -68,6 +77,12 @@ def window_sql(column: str, window: Window) -> str:
     if window.high is not None:
         parts.append(f"{quoted(column)} < {literal(window.high.isoformat())}::timestamptz")
     return "(" + " and ".join(parts or ["true"]) + ")"
+
+
+def _from_beginning(table: Table, entries: Sequence[FoldEntry]) -> list[FoldEntry]:
+    """Entries that begin with a snapshot, as the table's mode folds them."""
+    first = replace(entries[0], kind="upsert") if table.mode == "upsert" else replace(entries[0], kind="replace", window=ALL_TIME)
+    return [first, *entries[1:]]
 
 
 def _columns(schema: pa.Schema, present: Collection[str], relation: str, extra: str = "") -> str:

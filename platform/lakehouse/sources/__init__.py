@@ -5,10 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 
 from lakehouse.errors import Unsupported
+from lakehouse.sources.patience import Patience
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import Source
 
-__all__ = ["SourceReader", "SourceSnapshot", "open_source"]
+__all__ = ["Patience", "SourceReader", "SourceSnapshot", "open_source"]
+
+PATIENT = Patience()
 
 _READERS = {
     "postgres": ("lakehouse.sources.postgres", "PostgresReader"),
@@ -17,7 +20,7 @@ _READERS = {
 """Kind: module and class; the class is called with the Source and its URL."""
 
 
-def open_source(source: Source, url: str, replica_url: str | None = None) -> SourceReader:
+def open_source(source: Source, url: str, replica_url: str | None = None, patience: Patience = PATIENT) -> SourceReader:
     """The reader of a source; no I/O yet. Unsupported when its kind has none, or cannot be read from a replica by its URL."""
     if source.kind not in _READERS:
         raise Unsupported(
@@ -35,5 +38,5 @@ def open_source(source: Source, url: str, replica_url: str | None = None) -> Sou
             remedy="Give the URL a readPreference.",
         )
     replica = {"replica_url": replica_url} if replica_url else {}
-    reader: SourceReader = getattr(import_module(module), name)(source, url, **replica)
+    reader: SourceReader = getattr(import_module(module), name)(source, url, patience=patience, **replica)
     return reader

@@ -29,17 +29,6 @@ CREATE_ATTEMPTS = 5
 WRITER = "writer"
 """User metadata (`x-amz-meta-writer`) that tells which call created an object."""
 
-RETRY: RetryConfig = {
-    "max_retries": 5,
-    "retry_timeout": timedelta(seconds=60),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
-}
-CLIENT: ClientConfig = {
-    "connect_timeout": timedelta(seconds=5),
-    "read_timeout": timedelta(seconds=30),
-    "timeout": timedelta(minutes=10),
-}
-
 
 class S3ObjectStore:
     """Objects below a prefix of one bucket.
@@ -156,7 +145,7 @@ class S3ObjectStore:
         with self._mapped(tried):
             address = obstore.sign(self._root, "HEAD", "", timedelta(minutes=5))
         try:
-            with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=10):
+            with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=self._settings.answer_seconds):
                 return
         except urllib.error.HTTPError as error:
             raise self._refusal(tried, error.code) from None
@@ -220,8 +209,19 @@ def _client(settings: StoreSettings, bucket: str, prefix: str | None) -> S3Store
         options["secret_access_key"] = settings.secret_key.get_secret_value()
     else:
         options["credential_provider"] = _credential_chain()
-    client: ClientConfig = {**CLIENT, "allow_http": (settings.endpoint or "").startswith("http://")}
-    return S3Store(bucket, prefix=prefix, client_options=client, retry_config=RETRY, **options)
+    client: ClientConfig = {
+        "allow_http": (settings.endpoint or "").startswith("http://"),
+        "connect_timeout": timedelta(seconds=settings.connect_seconds),
+        "read_timeout": timedelta(seconds=settings.answer_seconds),
+        "timeout": timedelta(seconds=settings.request_seconds),
+    }
+    # The library draws each pause at random between the first and three times the last one.
+    retry: RetryConfig = {
+        "max_retries": settings.retries,
+        "retry_timeout": timedelta(seconds=settings.retry_seconds),
+        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
+    }
+    return S3Store(bucket, prefix=prefix, client_options=client, retry_config=retry, **options)
 
 
 def _credential_chain() -> Any:

@@ -49,6 +49,7 @@ class BatchRows:
 
 def needed_entries(table: Table, entries: Sequence[LogEntry]) -> list[LogEntry]:
     """Those entries whose rows can be in the result: not the snapshots and windows that a later entry replaces as a whole."""
+    entries = entries[_beginning(entries) :]
     if table.mode == "upsert":
         return list(entries)
     seen: set[object] = set()
@@ -59,6 +60,11 @@ def needed_entries(table: Table, entries: Sequence[LogEntry]) -> list[LogEntry]:
             needed.insert(0, entry)
         seen.add(window)
     return needed
+
+
+def _beginning(entries: Sequence[LogEntry]) -> int:
+    """The index of the last snapshot, before which nothing counts; 0 when there is none."""
+    return max((index for index, entry in enumerate(entries) if entry.manifest.kind == "snapshot"), default=0)
 
 
 def fetch_batches(store: ObjectStore, files_root: str, entries: Sequence[LogEntry], folder: Path) -> list[LocalBatch]:
@@ -100,5 +106,5 @@ def _damaged(store: ObjectStore, path: str, value: str, allowed: str) -> Damaged
         f"reading raw file {store.url_of(path)}",
         value=value,
         allowed=allowed,
-        remedy="Restore the file from a backup of the store, or extract its window again; nothing was applied.",
+        remedy="Run `lakehouse repair` on the table, or restore the file from a copy of the store; nothing was applied.",
     )

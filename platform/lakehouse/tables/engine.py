@@ -64,8 +64,24 @@ class LakeTables(Protocol):
         Entries at or below the watermark are ignored; the others must follow on it without a gap. An entry that changes no row
         moves the watermark and rewrites nothing. files_root: the raw table's folder in the store, to which the paths in the
         manifests are relative. Raises CommitConflict when anything moved the table since it was read (nothing was committed:
-        call again), SchemaChanged, DamagedData, SourceMismatch (a column of the declaration that no batch brought), and WrongUse
-        for a table that is not there and no entries.
+        call again), TooLate, SchemaChanged, DamagedData, SourceMismatch (a column of the declaration that no batch brought), and
+        WrongUse for a table that is not there and no entries.
+        """
+        ...
+
+    def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+        """Fold the whole log (`entries`, from the first) anew, in one commit over whatever the table holds, unread.
+
+        Readers see the table as it was or as it is then, and its versions stay. Raises as `apply` does; CommitConflict when
+        anything moved the table meanwhile.
+        """
+        ...
+
+    def restore(self, source: str, table: Table) -> str | None:
+        """Lead the table to the newest of its metadata that can still be read, and say which; None when what it has can be.
+
+        What was committed after that metadata is applied again from the raw log. Raises DamagedData when none can be read,
+        CommitConflict when anybody moved the table meanwhile.
         """
         ...
 
@@ -121,6 +137,10 @@ class LakeTables(Protocol):
 
     def history(self, source: str, table: Table) -> list[TableVersion]:
         """The versions that can still be read, oldest first."""
+        ...
+
+    def referenced(self, source: str, table: Table) -> frozenset[str] | None:
+        """The addresses of all files that any version of the table names, metadata too; None for a table that is not there."""
         ...
 
     def rollback(self, source: str, table: Table, version: int) -> TableState:

@@ -22,6 +22,7 @@ from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
 from lakehouse.rows.partition import WHOLE
 from lakehouse.spec import RowChecksum, Table
+from lakehouse.stores import disk_full
 from lakehouse.tables.batches import BatchRows, LocalBatch
 from lakehouse.tables.localrows import LocalRows, all_rows, bytes_per_row
 from lakehouse.tables.newest import collect_keys, is_touched, newest_rows
@@ -44,6 +45,7 @@ GROUP_SHARE = 16
 DIGEST_BYTES = 4 << 20
 """About how much is digested at a time."""
 
+_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
 _FOLDER = "_folder"
 _MODULUS = "18446744073709551616::hugeint"
 
@@ -307,6 +309,10 @@ def folding(tried: str, memory_limit_mb: int) -> Iterator[None]:
             allowed=f"{memory_limit_mb} MiB of memory, and what the disk has room for",
             remedy="Raise LAKEHOUSE_MEMORY_LIMIT_MB, lower LAKEHOUSE_THREADS, or free the disk that LAKEHOUSE_HOME is on.",
         ) from error
+    except duckdb.IOException as error:
+        if not any(words in str(error) for words in _FULL):
+            raise
+        raise disk_full(Path("LAKEHOUSE_HOME"), error) from error
     except (duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException) as error:
         raise DamagedData(
             tried,

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lakehouse.stores import needing_room
+
 _LOCK = ".lock"
 _PREFIX = "apply-"
 _OLD_SECONDS = 600
@@ -26,7 +28,8 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     try:
         with open(folder / _LOCK, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield folder
+            with needing_room(parent):
+                yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 import pyarrow as pa
@@ -19,6 +20,15 @@ class Published:
     version: int
     rows: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A table that a publication which did not end left beside the published one."""
+
+    name: str
+    bytes: int
+    age: timedelta
 
 
 class Warehouse(Protocol):
@@ -53,6 +63,32 @@ class Warehouse(Protocol):
         again with None, when the whole table must be copied after all. Raises CommitConflict when the table is not `base` any
         more: call again with what has changed since; DamagedData when the rows are not as many as the marker says.
         """
+        ...
+
+    def republish(
+        self,
+        source: str,
+        table: Table,
+        schema: pa.Schema,
+        *,
+        marker: Marker,
+        version: int,
+        scan: Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]],
+        than: Published | None,
+    ) -> Published:
+        """Copy the whole table anew, whatever stands under its name, and exchange it in as `publish` does.
+
+        than: what was found published (None: nothing, or a table without a marker). Raises CommitConflict when it is another by
+        now. A table without a marker is kept under a name that begins with `__kept__`.
+        """
+        ...
+
+    def leftovers(self, source: str, table: Table) -> list[Leftover]:
+        """What unfinished publications of a table left, and what one that is under way is building."""
+        ...
+
+    def drop_leftovers(self, source: str, table: Table) -> None:
+        """Remove them when no publisher of the table is at work: this waits for its lock."""
         ...
 
     def drop(self, source: str, table: Table) -> None:

@@ -12,12 +12,13 @@ from pymongo.errors import PyMongoError
 
 from lakehouse.errors import SourceMismatch, ValueRefused
 from lakehouse.sources.mongodb.columns import PathColumn
-from lakehouse.sources.mongodb.connect import Client, address, connect_error, open_client, read_error
+from lakehouse.sources.mongodb.connect import PATIENT, Client, address, connect_error, open_client, read_error
 from lakehouse.sources.mongodb.extended_json import EXACT
 from lakehouse.sources.mongodb.extent import Documents
 from lakehouse.sources.mongodb.indexes import has_index
 from lakehouse.sources.mongodb.snapshot import MongoSnapshot, path_of
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
+from lakehouse.sources.patience import Patience
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Column, Source, Table
 from lakehouse.spec.declaration import DOCUMENT
@@ -33,8 +34,9 @@ _WHOLE = PathColumn(
 class MongoReader:
     """The reader of one MongoDB database; safe for several threads."""
 
-    def __init__(self, source: Source, url: str) -> None:
+    def __init__(self, source: Source, url: str, patience: Patience = PATIENT) -> None:
         self._source = source
+        self._patience = patience
         self._url = url
         self._lock = threading.Lock()
         self._opened: tuple[Client, str] | None = None
@@ -168,7 +170,7 @@ class MongoReader:
     def _client(self) -> tuple[Client, str]:
         with self._lock:
             if self._opened is None:
-                self._opened = open_client(self._url, self.name)
+                self._opened = open_client(self._url, self.name, self._patience)
             return self._opened
 
     def _connecting(self) -> str:

@@ -10,6 +10,7 @@ from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from lakehouse.errors import ConfigurationError, LakehouseError, SourceUnavailable
+from lakehouse.sources.patience import Patience
 
 Client = MongoClient[dict[str, Any]]
 
@@ -17,15 +18,20 @@ _REFUSED_CODES = (13, 18, 8000)
 """Unauthorized, AuthenticationFailed, AtlasError."""
 _TOO_OLD_CODES = (239, 246)
 """SnapshotTooOld, SnapshotUnavailable."""
-_SELECTION_MS = 10_000
+PATIENT = Patience()
 
 
-def open_client(url: str, source: str) -> tuple[Client, str]:
+def open_client(url: str, source: str, patience: Patience = PATIENT) -> tuple[Client, str]:
     """A client that has not connected yet, and the database's name; ConfigurationError when the URL is malformed."""
     try:
         options: dict[str, Any] = {"connect": False, "appname": "lakehouse"}
-        if "serverselectiontimeoutms" not in url.lower():
-            options["serverSelectionTimeoutMS"] = _SELECTION_MS
+        connecting, answering = int(patience.connect_seconds * 1000), int(patience.answer_seconds * 1000)
+        bounds = {
+            "serverSelectionTimeoutMS": connecting,
+            "connectTimeoutMS": connecting,
+            "socketTimeoutMS": answering,
+        }
+        options |= {name: bound for name, bound in bounds.items() if name.lower() not in url.lower()}
         client: Client = MongoClient(url, **options)
         name = client.get_default_database().name
     except (InvalidURI, MongoConfigurationError, ValueError):

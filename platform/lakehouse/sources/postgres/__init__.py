@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from lakehouse.errors import SourceMismatch, ValueRefused
 from lakehouse.rows.duck import quoted
+from lakehouse.sources.patience import Patience
 from lakehouse.sources.postgres.catalog import Relation, find_oids, find_relation
 from lakehouse.sources.postgres.columns import ReadColumn, beyond_years, read_columns
-from lakehouse.sources.postgres.connect import Connection, connect, connection_string, reading
+from lakehouse.sources.postgres.connect import PATIENT, Connection, answer_bound, connect, connection_string, reading
 from lakehouse.sources.postgres.oversize import parted
 from lakehouse.sources.postgres.refusal import refusal, unreadable
 from lakehouse.sources.postgres.scan import RefusedValue, Scan, SnapshotScanner, UnreadableText, page_ranges
@@ -30,20 +31,21 @@ _HAS_KEYS = ("r", "p")
 class PostgresReader:
     """The reader of one Postgres database; safe for several threads, each read has connections of its own."""
 
-    def __init__(self, source: Source, url: str, replica_url: str | None = None) -> None:
+    def __init__(self, source: Source, url: str, replica_url: str | None = None, patience: Patience = PATIENT) -> None:
         """replica_url: where everything is read, if not from `url`, which then says only up to when nothing is missing."""
         self._source = source
-        self._conninfo = connection_string(url, source.name, source.load)
+        self._answer = answer_bound(source.load, patience)
+        self._conninfo = connection_string(url, source.name, source.load, patience=patience)
         self._primary: str | None = None
         if replica_url:
             self._primary = self._conninfo
-            self._conninfo = connection_string(replica_url, source.name, source.load, "REPLICA_URL")
+            self._conninfo = connection_string(replica_url, source.name, source.load, "REPLICA_URL", patience)
         self._relations: dict[str, Relation] = {}
         self._lock = threading.Lock()
 
     def check(self, tables: Sequence[Table]) -> None:
         """Compare the declaration with the catalog; raises as `SourceReader.check` says."""
-        with connect(self._conninfo, self.name) as connection:
+        with connect(self._conninfo, self.name, self._answer) as connection:
             for table in tables:
                 relation = self._find(connection, table)
                 with self._lock:
@@ -59,13 +61,13 @@ class PostgresReader:
 
     @contextmanager
     def _snapshot(self) -> Iterator[SourceSnapshot]:
-        with connect(self._conninfo, self.name) as connection:
+        with connect(self._conninfo, self.name, self._answer) as connection:
             with reading(f"looking at the tables of source {self.name!r}"):
                 files = files_behind(connection, find_oids(connection, self._source.tables))
             with (
-                exported_snapshot(connection, self.name, self._primary) as exported,
-                closing(StorageWatch(self._conninfo, self.name, files)) as watch,
-                closing(SnapshotScanner(self._conninfo, exported.id, self._source.load)) as scanner,
+                exported_snapshot(connection, self.name, self._primary, self._answer) as exported,
+                closing(StorageWatch(self._conninfo, self.name, files, self._answer)) as watch,
+                closing(SnapshotScanner(self._conninfo, exported.id, self._source.load, self._answer)) as scanner,
             ):
                 yield PostgresSnapshot(self, exported, scanner, watch)
 
@@ -90,11 +92,16 @@ class PostgresReader:
         """The libpq connection string."""
         return self._conninfo
 
+    @property
+    def answer(self) -> float | None:
+        """Seconds in which a statement must be answered."""
+        return self._answer
+
     def relation(self, table: Table) -> Relation:
         """The relation of a table, looked up once."""
         with self._lock:
             if table.name not in self._relations:
-                with connect(self._conninfo, self.name) as connection:
+                with connect(self._conninfo, self.name, self._answer) as connection:
                     self._relations[table.name] = self._find(connection, table)
             return self._relations[table.name]
 
@@ -185,7 +192,7 @@ class PostgresSnapshot:
         self._watch.check(relation.oid, tried)
 
     def _joined(self) -> AbstractContextManager[Connection]:
-        return joined(self._reader.conninfo, self._reader.name, self._exported.id)
+        return joined(self._reader.conninfo, self._reader.name, self._exported.id, self._reader.answer)
 
     def _window(self, table: Table, window: Window) -> str:
         column = table.cursor if table.mode == "upsert" else table.event_time

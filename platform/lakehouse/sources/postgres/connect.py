@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from lakehouse.errors import ConfigurationError, LakehouseError, SourceMismatch, SourceUnavailable
+from lakehouse.network.postgres import KEEPALIVE, BoundedConnection, connect_bounded
+from lakehouse.sources.patience import Patience
 from lakehouse.spec import Load
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+Connection = BoundedConnection
+PATIENT = Patience()
 
 _SESSION = {
     "timezone": "UTC",
@@ -28,14 +31,10 @@ _SESSION = {
 session is one process of the server, so that a declared load means what it says."""
 
 _DEFAULTS = {
-    "connect_timeout": "10",
     "application_name": "lakehouse",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "60000",
+    **KEEPALIVE,
 }
-"""libpq parameters that the URL may override: a server that has gone is noticed within about a minute."""
+"""libpq parameters that the URL may override."""
 
 _DUCKDB_CONNECTING = re.compile(r'Unable to connect to Postgres at ".*": ')
 _REFUSED = re.compile(
@@ -52,7 +51,7 @@ _MISSING = re.compile(r"(column|relation|table|schema) .* does not exist")
 _DENIED = re.compile(r"permission denied")
 
 
-def connection_string(url: str, source: str, load: Load, setting: str = "URL") -> str:
+def connection_string(url: str, source: str, load: Load, setting: str = "URL", patience: Patience = PATIENT) -> str:
     """The libpq connection string of a source's URL, with the platform's session settings; ConfigurationError when malformed."""
     try:
         given = conninfo_to_dict(url)
@@ -67,14 +66,21 @@ def connection_string(url: str, source: str, load: Load, setting: str = "URL") -
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
     if given.get("options"):
         options = f"{options} {given['options']}"
-    parameters = {**_DEFAULTS, **given, "client_encoding": "UTF8", "options": options}
+    connecting = {"connect_timeout": str(max(1, math.ceil(patience.connect_seconds)))}
+    parameters = {**_DEFAULTS, **connecting, **given, "client_encoding": "UTF8", "options": options}
     return make_conninfo("", **parameters)
 
 
-def connect(conninfo: str, source: str) -> Connection:
+def answer_bound(load: Load, patience: Patience) -> float | None:
+    """Seconds in which any statement is answered: the server ends it at its declared limit; None where that is no limit."""
+    limit = load.statement_timeout.total_seconds()
+    return limit + patience.answer_seconds if limit else None
+
+
+def connect(conninfo: str, source: str, answer_seconds: float | None = None) -> Connection:
     """A new autocommit connection; SourceUnavailable or ConfigurationError, never with the password in it."""
     try:
-        return psycopg.connect(conninfo, autocommit=True)
+        return connect_bounded(conninfo, answer_seconds=answer_seconds)
     except psycopg.OperationalError as error:
         raise _connect_error(str(error), conninfo, source) from None
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import SchemaChanged
+from lakehouse.network.postgres import hung_up_after
 from lakehouse.rows.duck import connect_duckdb, literal, load_extension
 from lakehouse.sources.postgres.columns import ReadColumn
 from lakehouse.sources.postgres.connect import connection_lost, read_error, text_unreadable
@@ -99,9 +100,10 @@ class SnapshotScanner:
     One scan takes half of the declared connections, since two tables of a source are read at once.
     """
 
-    def __init__(self, conninfo: str, snapshot: str, load: Load) -> None:
+    def __init__(self, conninfo: str, snapshot: str, load: Load, answer_seconds: float | None = None) -> None:
         self._conninfo = conninfo
         self._snapshot = snapshot
+        self._answer = answer_seconds
         self._pause = load.pause.total_seconds()
         self._threads = (load.connections + 1) // 2
         self._slots = threading.BoundedSemaphore(load.connections)
@@ -140,7 +142,7 @@ class SnapshotScanner:
             held: list[pa.RecordBatch] = []
             size, given_out = 0, False
             try:
-                with self._slots:
+                with self._slots, hung_up_after(self._conninfo, self._answer):
                     for batch in self._read(scan, condition):
                         held.append(batch)
                         size += batch.nbytes

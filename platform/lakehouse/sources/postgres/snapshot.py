@@ -74,7 +74,9 @@ class ExportedSnapshot:
 
 
 @contextmanager
-def exported_snapshot(connection: Connection, source: str, primary: str | None = None) -> Iterator[ExportedSnapshot]:
+def exported_snapshot(
+    connection: Connection, source: str, primary: str | None = None, answer_seconds: float | None = None
+) -> Iterator[ExportedSnapshot]:
     """Note the position, then take and export a snapshot; it lasts until the context ends.
 
     primary: the connection string of the server whose replica `connection` leads to. Its sessions are looked at, and the snapshot
@@ -85,7 +87,7 @@ def exported_snapshot(connection: Connection, source: str, primary: str | None =
             with reading(f"taking a snapshot of source {source!r}"):
                 looked = _look(connection)
         else:
-            with connect(primary, source) as other, reading(f"looking at the primary of source {source!r}"):
+            with connect(primary, source, answer_seconds) as other, reading(f"looking at the primary of source {source!r}"):
                 looked = _look(other)
                 replayed = _wait_for_replay(connection, other, source)
             looked = replace(looked, detail={**looked.detail, "lsn": replayed, "read_from": "a replica"})
@@ -155,9 +157,9 @@ def _wait_for_replay(replica: Connection, primary: Connection, source: str) -> s
 
 
 @contextmanager
-def joined(conninfo: str, source: str, snapshot: str) -> Iterator[Connection]:
+def joined(conninfo: str, source: str, snapshot: str, answer_seconds: float | None = None) -> Iterator[Connection]:
     """A connection of its own that sees what the exported snapshot sees."""
-    with connect(conninfo, source) as connection:
+    with connect(conninfo, source, answer_seconds) as connection:
         with reading(f"joining snapshot {snapshot} of source {source!r}"):
             connection.execute("begin isolation level repeatable read read only")
             connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))

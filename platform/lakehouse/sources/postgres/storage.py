@@ -45,7 +45,8 @@ def files_behind(connection: Connection, oids: Iterable[int]) -> dict[int, Files
 class StorageWatch:
     """The files as they were before the snapshot, and a session that looks at them as they are now. Safe for several threads."""
 
-    def __init__(self, conninfo: str, source: str, before: dict[int, Files]) -> None:
+    def __init__(self, conninfo: str, source: str, before: dict[int, Files], answer_seconds: float | None = None) -> None:
+        self._answer = answer_seconds
         self._conninfo = conninfo
         self._source = source
         self._before = before
@@ -75,11 +76,11 @@ class StorageWatch:
     def _look(self, before: Files, tried: str) -> Files:
         with self._lock, reading(tried):
             if self._connection is None or self._connection.closed:
-                self._connection = connect(self._conninfo, self._source)
+                self._connection = connect(self._conninfo, self._source, self._answer)
             try:
                 return _files_now(self._connection, before)
             except psycopg.OperationalError:  # this session was ended; a new one sees the same
-                self._connection = connect(self._conninfo, self._source)
+                self._connection = connect(self._conninfo, self._source, self._answer)
                 return _files_now(self._connection, before)
 
 

@@ -13,12 +13,12 @@ import duckdb
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
 
-from lakehouse.errors import CommitConflict
+from lakehouse.errors import CommitConflict, StoreUnavailable
 from lakehouse.rows.checksum import EMPTY
 from lakehouse.rows.duck import connect_duckdb
 from lakehouse.settings import Settings
 from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
-from lakehouse.stores import ObjectStore
+from lakehouse.stores import ObjectStore, refuse_late, started
 from lakehouse.tables import marker as markers
 from lakehouse.tables.batches import LocalBatch, fetch_batches, needed_entries
 from lakehouse.tables.columns import arrow_schema, field_specs
@@ -27,7 +27,7 @@ from lakehouse.tables.evolution import evolved_fields, rewrites_text
 from lakehouse.tables.folding import Fold, FoldResult, OldPartition, folding
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED, UNKNOWN, StoredFile, commit_snapshot
-from lakehouse.tables.iceberg.files import LiveFile, download, file_batches, live_files
+from lakehouse.tables.iceberg.files import LiveFile, download, file_batches, file_name, live_files
 from lakehouse.tables.iceberg.schema import (
     check_spec,
     field_ids,
@@ -72,21 +72,33 @@ class Base:
 
 def read_base(catalog: LakeCatalog, source: str, table: Table) -> Base:
     """The table as it stands; SchemaChanged when it is partitioned in another way than it is declared."""
+    base = read_unmarked_base(catalog, source, table)
+    handle, fields = base.handle, base.fields
+    snapshot = handle.current_snapshot() if handle is not None else None
+    if handle is None or snapshot is None:
+        return base
+    return Base(handle, marker_at(source, table, handle, snapshot), fields, field_specs(schema_at(handle, snapshot)))
+
+
+def read_unmarked_base(catalog: LakeCatalog, source: str, table: Table) -> Base:
+    """The table as if it held nothing: what a fold of the whole log starts from. Raises as `read_base`, without its marker."""
     handle = catalog.load(source, table.name)
     if handle is None:
         return Base(None, NEVER, (), ())
     check_spec(f"applying to {source}.{table.name}", handle.spec(), table.partition, handle.schema())
-    snapshot = handle.current_snapshot()
     fields = fields_of(handle.schema(), handle.properties)
-    if snapshot is None:
-        return Base(handle, NEVER, fields, fields)
-    return Base(handle, marker_at(source, table, handle, snapshot), fields, field_specs(schema_at(handle, snapshot)))
+    return Base(handle, NEVER, fields, fields)
 
 
 def pending_entries(source: str, table: Table, watermark: int, entries: Sequence[LogEntry]) -> list[LogEntry]:
-    """The entries after the watermark; CommitConflict when they do not follow on it without a gap, for rows would be lost."""
+    """The entries after the watermark; CommitConflict when they do not follow on it without a gap, for rows would be lost.
+
+    What comes before a snapshot may have a gap: nothing of it counts any more.
+    """
     pending = sorted((entry for entry in entries if entry.sequence > watermark), key=lambda entry: entry.sequence)
-    for expected, entry in enumerate(pending, start=watermark + 1):
+    begun = max((index for index, entry in enumerate(pending) if entry.manifest.kind == "snapshot"), default=None)
+    followed = pending if begun is None else pending[begun:]
+    for expected, entry in enumerate(followed, start=watermark + 1 if begun is None else followed[0].sequence):
         if entry.sequence != expected:
             raise CommitConflict(
                 f"applying to {source}.{table.name}, whose watermark is {watermark}",
@@ -109,7 +121,10 @@ def conflict(tried: str, error: Exception) -> CommitConflict:
 
 @dataclass
 class Apply:
-    """Log entries that are to be folded into a table as `base` shows it."""
+    """Log entries that are to be folded into a table as `base` shows it.
+
+    rebuild: nothing of the table's rows is read or kept, since they may be damaged; `base` then has the marker of an empty table.
+    """
 
     settings: Settings
     store: ObjectStore
@@ -118,9 +133,11 @@ class Apply:
     table: Table
     base: Base
     pending: Sequence[LogEntry]
+    rebuild: bool = False
     commit_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
+        self.anew = self.rebuild or (self.table.mode != "snapshot" and _has_snapshot(self.pending))
         manifests = [entry.manifest for entry in self.pending]
         self.fields = evolved_fields(self.source, self.table, self.base.fields, manifests)
         self.schema = arrow_schema(self.fields)
@@ -133,7 +150,7 @@ class Apply:
             batches = fetch_batches(self.store, files_root, needed_entries(self.table, self.pending), folder / "raw")
             transaction = self._transaction()
             old: dict[str, list[LiveFile]] = {}
-            if self.base.handle is not None:
+            if self.base.handle is not None and not self.anew:
                 for file in live_files(self.base.handle, self.scheme, self.base.snapshot_id):
                     old.setdefault(file.partition, []).append(file)
             result = self._fold(transaction, batches, old, folder)
@@ -229,8 +246,10 @@ class Apply:
         marker, days = self._marker(result), tuple(sorted(result.days))
         partitions = tuple(sorted({self.scheme.shown(name) for name in result.changed}))
         properties = markers.marker_properties(marker, changed_days=days, partitions=partitions, commit_id=self.commit_id)
+        began = started()
         stored = self._upload(transaction, result)
-        removed = [file.task.file for name in result.changed for file in old.get(name, ())]
+        refuse_late(f"committing to {self.source}.{self.table.name}", began, self.settings.longest_write_hours)
+        removed = None if self.anew else [file.task.file for name in result.changed for file in old.get(name, ())]
         try:
             handle = commit_snapshot(transaction, self.base.handle, removed=removed, added=stored, properties=properties)
         except (*MOVED, *UNKNOWN) as error:
@@ -239,9 +258,10 @@ class Apply:
         return Applied(state_of(self.source, self.table, handle), len(self.pending), partitions, days, rows)
 
     def _marker(self, result: FoldResult) -> Marker:
-        total = EMPTY if self.every_row else markers.row_checksum(self.base.marker)
+        whole = self.every_row or self.anew
+        total = EMPTY if whole else markers.row_checksum(self.base.marker)
         for old, new in result.sums.values():
-            total = total + new if self.every_row else total - old + new
+            total = total + new if whole else total - old + new
         return Marker(self.pending[-1].sequence, total.rows, total.hex)
 
     def _upload(self, transaction: Transaction, result: FoldResult) -> list[StoredFile]:
@@ -249,7 +269,7 @@ class Apply:
         stored = []
         for index, file in enumerate(result.files):
             folder = "" if self.table.partition.column is None else f"{_folder_name(file.partition)}/"
-            url = f"{location}/data/{folder}{self.commit_id}-{index}.parquet"
+            url = f"{location}/data/{folder}{file_name(self.commit_id, index, file.path)}"
             stored.append(StoredFile(url, self.scheme.value(file.partition), file.path))
         with ThreadPoolExecutor(TRANSFERS) as pool:
             list(pool.map(lambda file: self.store.upload(file.local, self._path(file.url)), stored))
@@ -268,8 +288,19 @@ class Apply:
         if isinstance(error, MOVED):
             for file in stored:
                 self.store.delete(self._path(file.url))
-        first, last = self.pending[0].sequence, self.pending[-1].sequence
-        raise conflict(f"committing entries {first} to {last} to {self.source}.{self.table.name}", error) from error
+        tried = f"committing entries {self.pending[0].sequence} to {self.pending[-1].sequence} to {self.source}.{self.table.name}"
+        if isinstance(error, OSError):
+            raise StoreUnavailable(
+                tried,
+                value=str(error),
+                allowed=f"an answer from {self.settings.store.endpoint or 'the object store'}",
+                remedy="Look at the store, then run this again: nothing was committed.",
+            ) from error
+        raise conflict(tried, error) from error
+
+
+def _has_snapshot(entries: Sequence[LogEntry]) -> bool:
+    return any(entry.manifest.kind == "snapshot" for entry in entries)
 
 
 def _folder_name(partition: str) -> str:

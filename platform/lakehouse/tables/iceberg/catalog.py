@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, ValidationError
 from pyiceberg.io import FileIO
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
+from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
 from pyiceberg.table.metadata import TableMetadata
+from sqlalchemy import ColumnElement, event, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
 
-from lakehouse.errors import ConfigurationError, StoreUnavailable
+from lakehouse.errors import ConfigurationError, DamagedData, StoreUnavailable
 from lakehouse.faults import effect
-from lakehouse.settings import Settings, StoreSettings
+from lakehouse.network.postgres import KEEPALIVE, BoundedConnection
+from lakehouse.settings import CatalogSettings, Settings, StoreSettings
+
+UNREADABLE = (OSError, ValueError, TypeError, ValidationError)
+"""What pyiceberg raises for a metadata file that is gone, or is none."""
 
 _ATTEMPTS = 5
 """Two processes that make the catalog's tables at once both fail at most this often before both see them."""
@@ -47,6 +56,25 @@ class _LakeSqlCatalog(SqlCatalog):
             SqlCatalog._write_metadata(metadata, io, metadata_path)
 
 
+def bounded(settings: CatalogSettings) -> type[SqlCatalog]:
+    """pyiceberg's catalog, on connections to Postgres that do not wait for ever."""
+
+    def connect(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> BoundedConnection | None:
+        if dialect.driver != "psycopg":
+            return None
+        seconds = max(1, math.ceil(settings.connect_seconds))
+        connection = BoundedConnection.connect(**{**KEEPALIVE, "connect_timeout": str(seconds), **parameters})
+        connection.answer_seconds = settings.answer_seconds
+        return connection
+
+    class BoundedCatalog(_LakeSqlCatalog):
+        def _init_catalog(self) -> None:
+            event.listen(self.engine, "do_connect", connect)
+            super()._init_catalog()
+
+    return BoundedCatalog
+
+
 class LakeCatalog:
     """The tables of one deployment: namespace = source, table = table. Connects when it is first used."""
 
@@ -62,6 +90,8 @@ class LakeCatalog:
                 return self._open().load_table((source, table))
             except NoSuchTableError:
                 return None
+            except UNREADABLE as error:
+                raise metadata_error(f"{source}.{table}", error, self._settings.store) from error
 
     def creation(
         self, source: str, table: str, schema: Schema, spec: PartitionSpec, properties: Mapping[str, str]
@@ -80,6 +110,38 @@ class LakeCatalog:
                 properties={**TABLE_PROPERTIES, **properties},
             )
 
+    def pointers(self, source: str, table: str) -> tuple[str, str | None] | None:
+        """The addresses of the metadata that the catalog has for the table, and of the one before; None for no table."""
+        columns = IcebergTables.metadata_location, IcebergTables.previous_metadata_location
+        with self._reaching(f"looking for {source}.{table}"), Session(self._open().engine) as session:
+            found = session.execute(select(*columns).where(*self._row(source, table))).first()
+            return (str(found[0]), found[1]) if found else None
+
+    def repoint(self, source: str, table: str, old: str, new: str) -> bool:
+        """Lead the table from one metadata file to another, if it is still led to the old one."""
+        with self._reaching(f"restoring {source}.{table}"), Session(self._open().engine) as session:
+            moved = update(IcebergTables).where(*self._row(source, table), IcebergTables.metadata_location == old)
+            with effect("lake.restore"):
+                result = session.execute(moved.values(metadata_location=new, previous_metadata_location=old))
+                session.commit()
+            return bool(getattr(result, "rowcount", 0))
+
+    def loads(self, address: str) -> bool:
+        """Whether metadata at an address can be read as that of a table."""
+        try:
+            FromInputFile.table_metadata(self._open()._load_file_io(location=address).new_input(address))
+        except UNREADABLE:
+            return False
+        return True
+
+    def _row(self, source: str, table: str) -> tuple[ColumnElement[bool], ...]:
+        catalog = self._settings.catalog.name
+        return (
+            IcebergTables.catalog_name == catalog,
+            IcebergTables.table_namespace == source,
+            IcebergTables.table_name == table,
+        )
+
     def _open(self) -> SqlCatalog:
         if self._catalog is None:
             properties = {
@@ -90,7 +152,7 @@ class LakeCatalog:
             }
             for attempt in range(_ATTEMPTS):
                 try:
-                    self._catalog = _LakeSqlCatalog(self._settings.catalog.name, **properties)
+                    self._catalog = bounded(self._settings.catalog)(self._settings.catalog.name, **properties)
                     break
                 except (IntegrityError, ProgrammingError, OperationalError) as error:
                     if attempt == _ATTEMPTS - 1 or not _made_by_another(error):
@@ -106,9 +168,29 @@ class LakeCatalog:
             raise catalog_error(tried, error, self._settings) from error
 
 
+def metadata_error(name: str, error: Exception, store: StoreSettings) -> DamagedData | StoreUnavailable:
+    """The platform's error for metadata of a table that is gone, cannot be parsed, or whose store does not answer."""
+    outside = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    if outside and (error.errno is not None or "AWS Error" in str(error)):  # type: ignore[attr-defined]
+        return StoreUnavailable(
+            f"reading the metadata of lake table {name}",
+            value=str(error),
+            allowed=f"an answer from {store.endpoint or 'the object store'}",
+            remedy="Look at the store, then run this again.",
+        )
+    return DamagedData(
+        f"reading the metadata of lake table {name}",
+        value=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}",
+        allowed="the metadata file that the catalog names, as it was written",
+        remedy=f"Run `lakehouse repair {name}`: the table goes back to metadata that can be read and catches up.",
+    )
+
+
 def file_io_properties(store: StoreSettings) -> dict[str, str]:
     """How pyiceberg reaches the object store."""
     properties = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO", "s3.region": store.region}
+    properties["s3.connect-timeout"] = str(store.connect_seconds)
+    properties["s3.request-timeout"] = str(store.answer_seconds)
     if store.endpoint:
         properties["s3.endpoint"] = store.endpoint
     if store.access_key and store.secret_key:
@@ -156,5 +238,5 @@ def _sqlalchemy_url(url: str) -> str:
             remedy="Set LAKEHOUSE_CATALOG__URL, or start the embedded servers with `lakehouse up`.",
         )
     if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg2")
+        parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False)

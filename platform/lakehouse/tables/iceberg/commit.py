@@ -17,16 +17,16 @@ from pyiceberg.io.pyarrow import (
     data_file_statistics_from_parquet_metadata,
     parquet_path_to_id_mapping,
 )
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestFile
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestEntry, ManifestFile
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
-from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update.snapshot import (
     _ManifestMergeManager,
     _OverwriteFiles,
 )
-from pyiceberg.typedef import Record
+from pyiceberg.typedef import EMPTY_DICT, Record
 from sqlalchemy.exc import SQLAlchemyError
 
 from lakehouse.faults import effect
@@ -59,6 +59,23 @@ class _OneSnapshot(_OverwriteFiles):
         return merging.merge_manifests(data) + others
 
 
+class _WholeTable(_OneSnapshot):
+    """Nothing of the snapshot before is kept, and nothing of it is read: its manifests may be damaged."""
+
+    def _existing_manifests(self) -> list[ManifestFile]:
+        return []
+
+    def _deleted_entries(self) -> list[ManifestEntry]:
+        return []
+
+    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
+        parent, self._parent_snapshot_id = self._parent_snapshot_id, None  # totals begin at nothing
+        try:
+            return super()._summary(snapshot_properties)
+        finally:
+            self._parent_snapshot_id = parent
+
+
 def _is_live(manifest: ManifestFile) -> bool:
     return manifest.has_added_files() or manifest.has_existing_files()
 
@@ -76,25 +93,26 @@ def commit_snapshot(
     transaction: Transaction,
     handle: IcebergTable | None,
     *,
-    removed: Iterable[DataFile],
+    removed: Iterable[DataFile] | None,
     added: Sequence[StoredFile],
     properties: Mapping[str, str],
 ) -> IcebergTable:
     """Stage one snapshot in the transaction and commit it; the table as it is then.
 
-    handle: the table that the transaction is on, None when the transaction creates it.
+    handle: the table that the transaction is on, None when the transaction creates it. removed: None for all that there are.
     Raises one of MOVED (certainly not committed; nothing of the snapshot's own files is left) or UNKNOWN.
     """
     if handle is not None:
         handle.metadata.properties[_RETRIES] = "0"
-    removed = list(removed)
-    producer = _OneSnapshot(
-        operation=Operation.OVERWRITE if removed else Operation.APPEND,
+    kind = _WholeTable if removed is None else _OneSnapshot
+    overwrites = handle is not None if removed is None else bool(removed := list(removed))
+    producer = kind(
+        operation=Operation.OVERWRITE if overwrites else Operation.APPEND,
         transaction=transaction,
         io=transaction._table.io,
         snapshot_properties=dict(properties),
     )
-    for old in removed:
+    for old in removed or ():
         producer.delete_data_file(old)
     for new in added:
         producer.append_data_file(_data_file(transaction, new))

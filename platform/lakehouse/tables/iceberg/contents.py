@@ -46,7 +46,7 @@ def encoded_batches(
     if file.task.delete_files:
         yield from file_batches(handle, file, schema, columns=columns)
         return
-    with reading(f"reading {file.path}"), handle.io.new_input(file.path).open() as stream:
+    with reading(f"reading {file.path}", handle), handle.io.new_input(file.path).open() as stream:
         footer = pq.read_metadata(stream)
         parquet = pq.ParquetFile(stream, metadata=footer, read_dictionary=_dictionaries(footer), pre_buffer=True)
         present = [name for name in wanted.names if name in parquet.schema_arrow.names]

@@ -14,11 +14,12 @@ from lakehouse.settings import Settings
 from lakehouse.spec import LogEntry, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.engine import Applied, TableState, TableVersion
-from lakehouse.tables.iceberg.applying import Apply, conflict, pending_entries, read_base
+from lakehouse.tables.iceberg.applying import Apply, conflict, pending_entries, read_base, read_unmarked_base
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED, UNKNOWN
 from lakehouse.tables.iceberg.contents import encoded_batches, partition_contents
-from lakehouse.tables.iceberg.files import file_batches, live_files
+from lakehouse.tables.iceberg.files import file_batches, live_files, referenced_files
+from lakehouse.tables.iceberg.restoring import restore_metadata
 from lakehouse.tables.iceberg.versions import find_marker, schema_at, snapshot_at_sequence, snapshot_of, state_of, version_of
 from lakehouse.tables.partitions import PartitionScheme
 
@@ -48,6 +49,15 @@ class EmbeddedIceberg:
                 remedy="Extract the table first (`lakehouse run`).",
             )
         return Applied(state_of(source, table, base.handle), 0, (), (), 0)
+
+    def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+        base = read_unmarked_base(self._catalog, source, table)
+        pending = pending_entries(source, table, 0, entries)
+        apply = Apply(self._settings, self._store, self._catalog, source, table, base, pending, rebuild=True)
+        return apply.run(files_root)
+
+    def restore(self, source: str, table: Table) -> str | None:
+        return restore_metadata(self._catalog, self._store, source, table.name)
 
     def scan(
         self,
@@ -121,6 +131,10 @@ class EmbeddedIceberg:
         handle = self._existing(source, table)
         snapshots = sorted(handle.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
         return [version_of(source, table, handle, snapshot) for snapshot in snapshots if find_marker(handle, snapshot)]
+
+    def referenced(self, source: str, table: Table) -> frozenset[str] | None:
+        handle = self._catalog.load(source, table.name)
+        return referenced_files(handle) if handle is not None else None
 
     def rollback(self, source: str, table: Table, version: int) -> TableState:
         handle = self._existing(source, table)

@@ -41,7 +41,8 @@ def marker_at(source: str, table: Table, handle: IcebergTable, snapshot: Snapsho
         f"reading the marker of {source}.{table.name}, version {snapshot.snapshot_id}",
         value="a commit without one",
         allowed="commits by this platform, and rewrites that change no rows",
-        remedy=f"Another tool wrote to the table: roll back to a version of ours (`lakehouse rollback {source}.{table.name}`).",
+        remedy=f"Another tool wrote to the table: run `lakehouse repair {source}.{table.name}`, or go back to a version of ours "
+        f"(`lakehouse rollback {source}.{table.name}`).",
     )
 
 

@@ -18,8 +18,6 @@ from lakehouse.settings import WarehouseSettings
 _REFUSED = {192, 193, 194, 516}
 _TRANSIENT = {159, 160, 202, 203, 209, 210, 241, 242, 243, 252, 279, 319, 999}
 _TAIL = 1 << 15
-_CONNECT, _SEND, _ANSWER = 10, 600, 3600
-"""Seconds: until a server that is there answers first; that it may leave a send waiting; that a statement may take."""
 _ARROW = {"output_format_arrow_string_as_string": "0", "output_format_arrow_compression_method": "none"}
 
 
@@ -55,11 +53,11 @@ class ClickHouseClient:
             secure=settings.secure,
             compress=False,
             autogenerate_session_id=False,
-            connect_timeout=_CONNECT,
-            send_receive_timeout=_ANSWER,
+            connect_timeout=settings.connect_seconds,
+            send_receive_timeout=settings.answer_seconds,
         )
         # The time to connect is also the time that a send may wait while the server is busy with what it has.
-        connection.timeout = Timeout(connect=_SEND, read=_ANSWER)
+        connection.timeout = Timeout(connect=settings.answer_seconds, read=settings.answer_seconds)
         return connection
 
     def _connected(self) -> Any:

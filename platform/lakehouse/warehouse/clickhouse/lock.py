@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 import psycopg
 
 from lakehouse.errors import CommitConflict, ConfigurationError, ServiceFailed
+from lakehouse.network.postgres import KEEPALIVE, BoundedConnection, connect_bounded
 from lakehouse.settings import CatalogSettings
 
-WAIT = "10min"
+WAIT_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class HeldLock:
     """A lock while it is held."""
 
     name: str
-    connection: psycopg.Connection
+    connection: BoundedConnection
 
     def check(self) -> None:
         """Raise CommitConflict when the session is gone, and the lock with it."""
@@ -50,7 +52,15 @@ def publisher_lock(catalog: CatalogSettings, name: str) -> Iterator[HeldLock]:
             remedy="Set LAKEHOUSE_CATALOG__URL, or start the embedded servers with `lakehouse up`.",
         )
     try:
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="lakehouse publish")
+        connection = connect_bounded(
+            url,
+            answer_seconds=catalog.answer_seconds,
+            **{
+                "connect_timeout": max(1, math.ceil(catalog.connect_seconds)),
+                "application_name": "lakehouse publish",
+                **KEEPALIVE,
+            },
+        )
     except psycopg.OperationalError as error:
         raise _unavailable(name, error) from None
     with connection:
@@ -58,14 +68,17 @@ def publisher_lock(catalog: CatalogSettings, name: str) -> Iterator[HeldLock]:
         yield HeldLock(name, connection)
 
 
-def _acquire(connection: psycopg.Connection, name: str) -> None:
+def _acquire(connection: BoundedConnection, name: str) -> None:
+    answer = connection.answer_seconds or 0
     try:
-        connection.execute(f"set lock_timeout = '{WAIT}'")
+        connection.execute(f"set lock_timeout = '{WAIT_SECONDS}s'")
+        connection.answer_seconds = WAIT_SECONDS + answer
         connection.execute("select pg_advisory_lock(%s)", (_number(name),))
+        connection.answer_seconds = answer
     except psycopg.errors.LockNotAvailable:
         raise CommitConflict(
             f"taking the publisher's lock {name}",
-            value=f"another publisher has held it for {WAIT}",
+            value=f"another publisher has held it for {WAIT_SECONDS} seconds",
             allowed="one publisher of a table at a time",
             remedy="Wait for the other run, or end it; the lock is free as soon as it is gone.",
         ) from None

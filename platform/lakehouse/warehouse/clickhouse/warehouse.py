@@ -12,6 +12,7 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +33,7 @@ from lakehouse.warehouse.clickhouse.layout import (
 )
 from lakehouse.warehouse.clickhouse.lock import HeldLock, publisher_lock
 from lakehouse.warehouse.clickhouse.rows import from_clickhouse, insert_schema, readable, select_list, to_clickhouse
-from lakehouse.warehouse.publisher import Published
+from lakehouse.warehouse.publisher import Leftover, Published
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ STATISTICS = "lakehouse_statistics"
 """The table whose comment says from what the statistics were built."""
 _NEXT = "__next__"
 """Begins the name of a table that is being built; declared names begin with a letter."""
+_KEPT = "__kept__"
+"""Begins the name under which a table that was not ours is kept when a repair takes its place."""
 _UNLIMITED = {"max_table_size_to_drop": "0", "max_partition_size_to_drop": "0"}
 
 Scan = Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]]
@@ -111,10 +114,7 @@ class ClickHouseWarehouse:
         """
         name = _name(source, table)
         base = base or self.state(source, table)
-        work = _Work(
-            table, schema, layout_of(table, schema), marker, version, name, f"{_NEXT}{name}__{uuid.uuid4().hex[:12]}",
-            f"publishing {source}.{table.name} to the warehouse",
-        )  # fmt: skip
+        work = self._work(source, table, schema, marker, version)
         self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
         with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
             self._drop_leftovers(name)
@@ -126,6 +126,47 @@ class ClickHouseWarehouse:
             done = self._current(name)
         assert done is not None
         return done.published
+
+    def republish(
+        self,
+        source: str,
+        table: Table,
+        schema: pa.Schema,
+        *,
+        marker: Marker,
+        version: int,
+        scan: Scan,
+        than: Published | None,
+    ) -> Published:
+        """See the seam."""
+        name = _name(source, table)
+        work = self._work(source, table, schema, marker, version)
+        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
+        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
+            self._drop_leftovers(name)
+            identity = self._identity(name)
+            found = self._marked(name)
+            if (found.version, found.marker) != (than.version, than.marker) if found and than else bool(found) != bool(than):
+                raise _moved(work)
+            self._copy_whole(work, identity, scan, lock, kept=f"{_KEPT}{name}__{uuid.uuid4().hex[:12]}")
+            done = self._current(name)
+        assert done is not None
+        return done.published
+
+    def leftovers(self, source: str, table: Table) -> list[Leftover]:
+        """See the seam; the age is by the server's clock."""
+        rows = self._client.rows(
+            "SELECT name, ifNull(total_bytes, 0), dateDiff('second', metadata_modification_time, now()) FROM system.tables "
+            f"WHERE {self._is_leftover(_name(source, table))}",
+            f"looking for unfinished publications of {source}.{table.name}",
+        )
+        return [Leftover(f"{self._database}.{name}", int(size), timedelta(seconds=int(age))) for name, size, age in rows]
+
+    def drop_leftovers(self, source: str, table: Table) -> None:
+        """See the seam."""
+        name = _name(source, table)
+        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}"):
+            self._drop_leftovers(name)
 
     def drop(self, source: str, table: Table) -> None:
         """Remove a published table and what was left beside it; nothing happens when there is none."""
@@ -206,10 +247,14 @@ class ClickHouseWarehouse:
                 self._clone(work, changes)
                 problem = self._fill(work, partitions, [value for value in values if value], scan)
                 if problem is None:
-                    self._exchange(work, current, lock)
+                    self._exchange(work, current.uuid, lock)
                     return
                 logger.warning("%s: %s; copying the whole table instead", work.tried, problem)
                 self._drop(work.next)
+        self._copy_whole(work, current.uuid if current else None, scan, lock)
+
+    def _copy_whole(self, work: _Work, identity: str | None, scan: Scan, lock: HeldLock, kept: str = "") -> None:
+        """Build the table from all rows and put it in the place of the one with that UUID."""
         self._client.run(work.layout.create(self._relation(work.next), work.comment), work.tried, point="warehouse.create")
         problem = self._fill(work, None, [], scan)
         if problem is not None:
@@ -218,9 +263,9 @@ class ClickHouseWarehouse:
                 work.tried,
                 value=problem,
                 allowed=f"{work.marker.rows} rows, as the lake's marker says",
-                remedy="Run `lakehouse verify`; `lakehouse rollback` goes back to a version that is whole, the next run on.",
+                remedy="Run `lakehouse verify`, then `lakehouse repair` on the table that it names.",
             )
-        self._exchange(work, current, lock)
+        self._exchange(work, identity, lock, kept)
 
     def _clone(self, work: _Work, changes: list[str]) -> None:
         relation = self._relation(work.next)
@@ -256,18 +301,44 @@ class ClickHouseWarehouse:
             return f"{total} rows instead of {work.marker.rows}"
         return None
 
-    def _exchange(self, work: _Work, current: _Current | None, lock: HeldLock) -> None:
-        """Put the new table in the old one's place; CommitConflict when the lock or the old table is not what it was."""
+    def _exchange(self, work: _Work, identity: str | None, lock: HeldLock, kept: str = "") -> None:
+        """Put the new table in the old one's place; CommitConflict when the lock or the old table is not what it was.
+
+        kept: the name under which an old table without a marker of ours is kept; one with a marker is dropped.
+        """
         lock.check()
-        now = self._current(work.name)
-        if (now.uuid if now else None) != (current.uuid if current else None):
+        if self._identity(work.name) != identity:
             raise _moved(work)
         name, new = self._relation(work.name), self._relation(work.next)
-        if current is None:
+        if identity is None:
             self._client.run(f"RENAME TABLE {new} TO {name}", work.tried, point="warehouse.rename")
             return
+        ours = self._marked(work.name) is not None
         self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried, point="warehouse.exchange")
-        self._drop(work.next)
+        if ours:
+            self._drop(work.next)
+        else:
+            self._client.run(f"RENAME TABLE {new} TO {self._relation(kept)}", work.tried, point="warehouse.keep")
+
+    def _work(self, source: str, table: Table, schema: pa.Schema, marker: Marker, version: int) -> _Work:
+        name = _name(source, table)
+        return _Work(
+            table, schema, layout_of(table, schema), marker, version, name, f"{_NEXT}{name}__{uuid.uuid4().hex[:12]}",
+            f"publishing {source}.{table.name} to the warehouse",
+        )  # fmt: skip
+
+    def _identity(self, name: str) -> str | None:
+        """The UUID of the table of that name, ours or not."""
+        sql = f"SELECT toString(uuid) FROM system.tables WHERE database = {literal(self._database)} AND name = {literal(name)}"
+        rows = self._client.rows(sql, f"looking at {self._database}.{name} in the warehouse")
+        return str(rows[0][0]) if rows else None
+
+    def _marked(self, name: str) -> Published | None:
+        """What is published under a name; None when there is nothing, or nothing of ours."""
+        if _marker_of(self._comment(name)) is None:
+            return None
+        found = self._found(name)
+        return found[0] if found else None
 
     def _found(self, name: str) -> tuple[Published, str, str] | None:
         """What is published under a name, its UUID, and what was declared as its keys."""
@@ -319,12 +390,15 @@ class ClickHouseWarehouse:
 
     def _drop_leftovers(self, name: str) -> None:
         rows = self._client.rows(
-            f"SELECT name FROM system.tables WHERE database = {literal(self._database)} "
-            f"AND startsWith(name, {literal(f'{_NEXT}{name}__')}) AND length(name) = {len(_NEXT) + len(name) + 14}",
-            f"looking for unfinished publications of {name}",
+            f"SELECT name FROM system.tables WHERE {self._is_leftover(name)}", f"looking for unfinished publications of {name}"
         )
         for (leftover,) in rows:
             self._drop(leftover)
+
+    def _is_leftover(self, name: str) -> str:
+        prefix = literal(f"{_NEXT}{name}__")
+        length = len(_NEXT) + len(name) + 14
+        return f"database = {literal(self._database)} AND startsWith(name, {prefix}) AND length(name) = {length}"
 
     def _drop(self, name: str) -> None:
         self._client.run(
