@@ -309,6 +309,13 @@ def folding(tried: str, memory_limit_mb: int) -> Iterator[None]:
             allowed=f"{memory_limit_mb} MiB of memory, and what the disk has room for",
             remedy="Raise LAKEHOUSE_MEMORY_LIMIT_MB, lower LAKEHOUSE_THREADS, or free the disk that LAKEHOUSE_HOME is on.",
         ) from error
+    except pa.ArrowInvalid as error:
+        raise DamagedData(
+            tried,
+            value=str(error).partition("\n")[0],
+            allowed="files as they were written",
+            remedy="Run `lakehouse repair` on the table; nothing was applied.",
+        ) from error
     except duckdb.IOException as error:
         if not any(words in str(error) for words in _FULL):
             raise
