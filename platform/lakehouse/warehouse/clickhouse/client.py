@@ -131,7 +131,7 @@ class ClickHouseClient:
     def _unreachable(self, tried: str, error: Exception) -> WarehouseUnavailable:
         return WarehouseUnavailable(
             tried,
-            value=f"{self.address} does not answer: {error.__cause__ or error}",
+            value=f"{self.address} does not answer: {_reason(error)}",
             allowed="a running ClickHouse",
             remedy="Start it (`lakehouse up`), or correct LAKEHOUSE_WAREHOUSE__HOST and LAKEHOUSE_WAREHOUSE__PORT.",
         )
@@ -147,6 +147,15 @@ class ClickHouseClient:
             )
         kind = WarehouseUnavailable if code in _TRANSIENT else TerminalError
         return kind(tried, value=message, remedy="Read the server's message above; `lakehouse status` shows the deployment.")
+
+
+def _reason(error: BaseException) -> BaseException:
+    """The innermost of an error's causes: what the system said, without the client's words around it."""
+    while inner := getattr(error, "reason", None) or error.__cause__:
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return error
 
 
 class _Watched(io.RawIOBase):
