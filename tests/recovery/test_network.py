@@ -40,13 +40,17 @@ ORDERS = replace(SHOP, load=LOAD, tables=SHOP.tables[:1])
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is reached through a proxy, and what its failures are."""
+    """How a server is reached through a proxy, and what its failures are.
+
+    survives: a connection that breaks in the middle may be survived, because each request is sent again on another one.
+    """
 
     name: str
     error: tuple[type[LakehouseError], ...]
     address: Callable[[Settings], str]
     through: Callable[[Settings, int], Settings]
     after: int = 2000
+    survives: bool = False
 
 
 def _source(settings: Settings, port: int, name: str) -> Settings:
@@ -79,7 +83,7 @@ def _catalog(settings: Settings, port: int) -> Settings:
 SERVERS = {
     "postgres": Server("shop", (SourceUnavailable,), lambda s: s.source_url("shop"), partial(_source, name="shop"), after=1500),
     "mongodb": Server("clicks", (SourceUnavailable,), lambda s: s.source_url("clicks"), partial(_source, name="clicks")),
-    "s3": Server("127.0.0.1", (StoreUnavailable,), lambda s: str(s.store.endpoint), _store),
+    "s3": Server("127.0.0.1", (StoreUnavailable,), lambda s: str(s.store.endpoint), _store, survives=True),
     "clickhouse": Server(
         "127.0.0.1", (WarehouseUnavailable,), lambda s: f"http://{s.warehouse.host}:{s.warehouse.port}", _warehouse, after=300
     ),
@@ -117,6 +121,15 @@ def hops(shop: Shop) -> None:
             publish_table(shop.deployment, source, table)
 
 
+def failure(shop: Shop) -> TransientError | None:
+    """How the hops fail, None when they do not."""
+    try:
+        hops(shop)
+    except TransientError as error:
+        return error
+    return None
+
+
 @pytest.mark.parametrize("server", sorted(SERVERS))
 def test_a_broken_network_ends_the_hop_with_an_error_that_names_the_server_and_the_next_run_heals(
     shop: Shop, server: str
@@ -131,10 +144,13 @@ def test_a_broken_network_ends_the_hop_with_an_error_that_names_the_server_and_t
             network.breaks(fault, after=of.after if middle else 0)
             fresh = Deployment(shop.deployment.settings, shop.deployment.sources)
             shop.deployment = fresh
-            with pytest.raises(TransientError) as caught:
-                hops(shop)
-            assert isinstance(caught.value, of.error), caught.value
-            assert of.name in str(caught.value), (fault, str(caught.value))
+            error = failure(shop)
+            if error is None:
+                assert middle, "a hop went through a network that lets nothing through"
+                assert of.survives, (server, fault)
+            else:
+                assert isinstance(error, of.error), error
+                assert of.name in str(error), (fault, str(error))
             assert network.hits, fault
             network.heals()
             hops(shop)
