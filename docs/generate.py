@@ -31,6 +31,8 @@ from lakehouse.warehouse.clickhouse.layout import column_type
 PACKAGE = Path(lakehouse.__file__).parent
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
+CRASH = "crash.json"
+"""What `make crash` has counted: no benchmark."""
 
 
 def commands_page() -> str:
@@ -141,6 +143,14 @@ def _goal(result: dict[str, Any]) -> str:
     return f"< {result['goal_seconds']:.3g} s: {'met' if result['goal_met'] else 'not met'}"
 
 
+def crash_results() -> str:
+    """What the last `make crash` that was kept has counted."""
+    counted = json.loads((RESULTS / CRASH).read_text())
+    names = [name.replace("_", " ") for name in counted]
+    values = [f"{value:,}" if isinstance(value, int) else str(value) for value in counted.values()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (names, ["---:"] * len(names), values))
+
+
 def fault_points() -> str:
     """The fault points of the code, each with the functions that it stands in."""
     found: dict[str, set[str]] = {}
@@ -179,13 +189,15 @@ def page_with_parts(name: str, parts: Mapping[str, Callable[[], str]]) -> str:
 def pages() -> dict[str, str]:
     """Every page that is written or checked."""
     results = {
-        f"results of {name}": partial(benchmark_results, name) for name in sorted(path.stem for path in RESULTS.glob("*.json"))
+        f"results of {name}": partial(benchmark_results, name)
+        for name in sorted(path.stem for path in RESULTS.glob("*.json"))
+        if f"{name}.json" != CRASH
     }
     return {
         "commands.md": commands_page(),
         "settings.md": settings_page(),
         "sources.md": page_with_parts("sources.md", {"postgres types": postgres_types}),
-        "exactly-once.md": page_with_parts("exactly-once.md", {"fault points": fault_points}),
+        "exactly-once.md": page_with_parts("exactly-once.md", {"crash results": crash_results, "fault points": fault_points}),
         "performance.md": page_with_parts("performance.md", results),
     }
 
