@@ -6,7 +6,6 @@ import select
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -95,7 +94,7 @@ class Network:
                 if not data:
                     return
                 if self.fault == "late":
-                    time.sleep(0.02)
+                    self.closing.wait(0.02)
                 (server if ready is client else client).sendall(data)
                 passed += len(data) if ready is server else 0
 

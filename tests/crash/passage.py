@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -18,10 +17,8 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.settings import Settings
+from tests.crash.forks import FORKS
 from tests.shop import CLICKS, SHOP
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__, "lakehouse.tables.iceberg.embedded", "lakehouse.warehouse.clickhouse", "psycopg2"])
 
 FAILED = 3
 """Exit code of a passage that ended with an error of the platform."""
@@ -42,7 +39,7 @@ class Passed:
 
 def start(settings: Settings, table: str, *, fault: str = "", seen: Path | None = None) -> BaseProcess:
     """Start a passage of a table (`source.table`); with a fault, or writing the points that it passes to `seen`."""
-    process = _FORKS.Process(target=_pass, args=(settings, table, fault, seen))
+    process = FORKS.Process(target=_pass, args=(settings, table, fault, seen))
     process.start()
     return process
 

@@ -70,18 +70,21 @@ class Soak:
         self._processes[slot] = workers.start(WORKERS[slot], self._settings, self._dice.randrange(2**32), self._notes)
 
     def _kill_one(self) -> None:
-        self.tally.kills += 1
+        """Kill something, and start it again; what had ended by itself does not count."""
         chance = self._dice.random()
         if chance < SERVER_SHARE:
             server = self._dice.choice(SERVERS)
             self._project.kill(server)
+            self.tally.kills += 1
             self._project.lakehouse("up")
         elif chance < SERVER_SHARE + RUN_SHARE:
             if self._run is not None:
+                self.tally.kills += self._run.process.poll() is None
                 self._run.kill()
             self._run = self._project.started("run", "--no-show")
         else:
             slot = self._dice.randrange(len(WORKERS))
+            self.tally.kills += self._processes[slot].is_alive()
             self._processes[slot].kill()
             self._processes[slot].join()
             self._spawn(slot)
@@ -113,7 +116,7 @@ class Soak:
         self._read_notes()
 
     def _compare(self) -> None:
-        verified = self._project.lakehouse("verify", "--json", ends=None).json()
+        verified = self._project.lakehouse("verify", "--deep", "--json", ends=None).json()
         for table in verified["tables"]:
             self.tally.rows_checked += sum(copy["rows"] for copy in table["copies"])
             if not table["equal"]:

@@ -6,7 +6,6 @@ stays in its log: that is a finding. Readers are never killed. They write down w
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import sys
@@ -28,16 +27,15 @@ from lakehouse.pipeline.windows import DayRange
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.settings import Settings
 from lakehouse.spec import Marker, Source, Table
+from tests.crash.forks import FORKS
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__, "lakehouse.tables.iceberg.embedded", "lakehouse.warehouse.clickhouse", "psycopg2"])
 _BREATH = 0.2
 """Seconds between two rounds of a worker, so that the servers are never asked without a pause while one is down."""
 
 
 def start(work: str, settings: Settings, seed: int, notes: Path) -> BaseProcess:
     """Start a worker or a reader. notes: a folder for logs and findings."""
-    process = _FORKS.Process(target=_loop, args=(work, settings, seed, notes), daemon=True)
+    process = FORKS.Process(target=_loop, args=(work, settings, seed, notes), daemon=True)
     process.start()
     return process
 

@@ -17,7 +17,7 @@ from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import StoreSettings
 from lakehouse.spec import Source, Table
-from lakehouse.stores import open_store
+from lakehouse.stores import ObjectStore, open_store
 from tests.network import network_to
 from tests.shop import FIRST, SHOP, Shop
 
@@ -56,6 +56,14 @@ def damaged(data: bytes) -> dict[str, bytes | None]:
     return {"truncated": data[:-7], "flipped": bytes(flipped), "empty": b"", "gone": None}
 
 
+def spoil(store: ObjectStore, path: str, content: bytes | None) -> None:
+    """Put other bytes in an object's place, or nothing."""
+    if content is None:
+        store.delete(path)
+    else:
+        store.put(path, content)
+
+
 @pytest.mark.parametrize("kind", ["file", "manifest"])
 def test_a_raw_file_or_manifest_that_is_not_what_was_written_is_named_and_never_applied(orders: Shop, kind: str) -> None:
     orders.run()
@@ -68,10 +76,7 @@ def test_a_raw_file_or_manifest_that_is_not_what_was_written_is_named_and_never_
         path = f"raw/shop/orders/_log/{before + 1:020d}.json"
     good = store.get(path)
     for how, content in damaged(good).items():
-        if content is None:
-            store.delete(path)
-        else:
-            store.put(path, content)
+        spoil(store, path, content)
         with pytest.raises(DamagedData) as caught:
             apply_table(orders.deployment, *table_of(orders))
         assert path in str(caught.value), how
@@ -90,10 +95,7 @@ def test_a_lake_file_that_is_not_what_was_written_is_named_and_never_read_into_a
     store, before = orders.deployment.store, watermark(orders)
     good = store.get(path)
     for how, content in damaged(good).items():
-        if content is None:
-            store.delete(path)
-        else:
-            store.put(path, content)
+        spoil(store, path, content)
         with pytest.raises(DamagedData) as caught:
             apply_table(orders.deployment, *table_of(orders))
         assert path in str(caught.value), how

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from lakehouse.errors import DamagedData, LakehouseError, TerminalError
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.verify_copies import differing
+from lakehouse.pipeline.verify_record import Parts
 from lakehouse.raw import RawLog, standing
 from lakehouse.rows.checksum import partition_checksums, total
 from lakehouse.rows.digest import row_digests
@@ -24,7 +26,6 @@ from lakehouse.tables.engine import TableState
 from lakehouse.warehouse.publisher import Published
 
 Copy = Literal["raw", "lake", "warehouse"]
-Parts = dict[str, RowChecksum]
 
 SHOWN = 5
 """Partitions that are named in a finding; the others are counted."""
@@ -162,7 +163,7 @@ def _lake(
         damage.append(Damage("lake", name, f"{_rows(found)} instead of {marker.rows:,} rows, checksum {marker.checksum}"))
         return LakeCondition(state, parts=parts)
     expected = _folded(deployment, log, table, marker.sequence) if raw.whole else None
-    if expected is not None and (differs := _differing(parts, expected)):
+    if expected is not None and (differs := differing(parts, expected)):
         damage.append(Damage("lake", name, f"rows differ from the raw log in {_named(differs)}"))
         return LakeCondition(state, parts=parts)
     return LakeCondition(state, good=True, parts=parts)
@@ -209,7 +210,7 @@ def _warehouse(
         said = error.value if isinstance(error, LakehouseError) else error
         damage.append(Damage("warehouse", name, f"it cannot be read: {' '.join(str(said).split())[:500]}"))
         return published
-    if differs := _differing(parts, lake.parts):
+    if differs := differing(parts, lake.parts):
         damage.append(Damage("warehouse", name, f"rows differ from the lake in {_named(differs)}"))
     return published
 
@@ -219,12 +220,6 @@ def _parts(batches: Iterator[pa.RecordBatch], schema: pa.Schema, table: Table) -
     for batch in batches:
         partition_checksums(batch, row_digests(batch, schema), table.partition, parts)
     return parts
-
-
-def _differing(parts: Parts, reference: Parts) -> tuple[str, ...]:
-    nothing = RowChecksum(0, 0)
-    names = sorted({*parts, *reference})
-    return tuple(name for name in names if parts.get(name, nothing) != reference.get(name, nothing))
 
 
 def _named(partitions: tuple[str, ...]) -> str:

@@ -15,10 +15,10 @@ from datetime import datetime
 
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.verify_copies import NOTHING, Found, read_lake, read_warehouse
+from lakehouse.pipeline.verify_copies import NOTHING, Found, differing, read_lake, read_warehouse
 from lakehouse.pipeline.verify_raw import Raw, open_raw
 from lakehouse.pipeline.verify_reading import SourceFound, read_raw_and_source
-from lakehouse.pipeline.verify_record import Parts, Record, Seen, declaration_of, load_record, log_prefix, save_record
+from lakehouse.pipeline.verify_record import Record, Seen, declaration_of, load_record, log_prefix, save_record
 from lakehouse.rows.checksum import total
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Source, Table
@@ -206,7 +206,7 @@ def _report(name: str, found: Found, reference: Found) -> CopyReport:
     if not problem and found.sequence != reference.sequence:
         word = "behind" if found.sequence < reference.sequence else "ahead"
         problem = f"{word}: it holds sequence {found.sequence} of {reference.sequence}; run `lakehouse run`"
-    differs = () if found.problem and not found.parts else _differing(found.parts, reference.parts)
+    differs = () if found.problem and not found.parts else differing(found.parts, reference.parts)
     return CopyReport(name, found.sequence, rows.rows, rows.hex, differs, problem, 0, found.read, found.taken, found.since)
 
 
@@ -225,8 +225,3 @@ def _source_report(found: SourceFound, reference: Found) -> CopyReport:
         found.taken,
         found.since,
     )
-
-
-def _differing(parts: Parts, reference: Parts) -> tuple[str, ...]:
-    names = sorted({*parts, *reference})
-    return tuple(name for name in names if parts.get(name, NOTHING) != reference.get(name, NOTHING))

@@ -96,6 +96,12 @@ def merged(pieces: Iterable[Parts]) -> Parts:
     return result
 
 
+def differing(parts: Parts, reference: Parts) -> tuple[str, ...]:
+    """The partitions whose rows are not the same on both sides."""
+    names = sorted({*parts, *reference})
+    return tuple(name for name in names if parts.get(name, NOTHING) != reference.get(name, NOTHING))
+
+
 def _read(found: Found, contents: Mapping[str, str] | None, known: Mapping[str, Seen], scan: Scan, table: Table) -> None:
     """Read the pieces whose content is not the known one; `contents` None: nobody can tell, so all of them."""
     now = datetime.now(UTC)
