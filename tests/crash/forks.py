@@ -9,7 +9,8 @@ FORKS.set_forkserver_preload(
     [
         "tests.crash.passage",
         "tests.crash.workers",
-        "lakehouse.tables.iceberg.embedded",
+        "lakehouse.tables.embedded.engine",
+        "lakehouse.tables.iceberg.tables",
         "lakehouse.warehouse.clickhouse",
         "psycopg2",
     ]

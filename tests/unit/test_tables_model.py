@@ -87,7 +87,7 @@ def test_upserts_and_deletes_in_any_order_are_the_model(
     monkeypatch: pytest.MonkeyPatch, partition: Partitioning, small_groups: bool, batches: list[Batch]
 ) -> None:
     if small_groups:
-        monkeypatch.setattr("lakehouse.tables.folding.GROUP_SHARE", 1 << 60)
+        monkeypatch.setattr("lakehouse.tables.embedded.folding.GROUP_SHARE", 1 << 60)
     table = Table("users", "upsert", ("id",), cursor="changed", event_time="born", partition=partition)
     with fresh_lake() as lake:
         log = lake.log(table, FIELDS, ("id",))

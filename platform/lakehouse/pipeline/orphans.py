@@ -112,7 +112,7 @@ def _raw(deployment: Deployment, source: Source, table: Table) -> tuple[list[Obj
 
 
 def _lake(deployment: Deployment, source: Source, table: Table) -> tuple[list[ObjectInfo], datetime]:
-    folder = f"lake/{source.name}/{table.name}"
+    folder = deployment.lake.root(source.name, table)
     there = list(deployment.store.list(folder))
     now = store_time(deployment.store)
     named = deployment.lake.referenced(source.name, table)

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from lakehouse.errors import Unsupported
 from lakehouse.settings import Settings
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.engine import Applied, LakeTables, TableState, TableVersion
+from lakehouse.tables.folds import FoldEngine
+from lakehouse.tables.format import TableFormat
 
-__all__ = ["ENGINES", "Applied", "LakeTables", "TableState", "TableVersion", "open_tables"]
-
-
-def _embedded_iceberg(settings: Settings, store: ObjectStore) -> LakeTables:
-    from lakehouse.tables.iceberg.embedded import EmbeddedIceberg
-
-    return EmbeddedIceberg(settings, store)
+__all__ = ["ENGINES", "FORMATS", "Applied", "LakeTables", "TableState", "TableVersion", "open_tables"]
 
 
-ENGINES: dict[tuple[str, str], Callable[[Settings, ObjectStore], LakeTables]] = {("embedded", "iceberg"): _embedded_iceberg}
-"""Engine and format, and what opens them; nothing is imported before it is opened."""
+def _iceberg(settings: Settings, store: ObjectStore) -> TableFormat:
+    from lakehouse.tables.iceberg.tables import IcebergTables
+
+    return IcebergTables(settings, store)
 
 
-def open_tables(settings: Settings, store: ObjectStore, table_format: str = "iceberg") -> LakeTables:
-    """The lake tables of a deployment, by its engine. No I/O; Unsupported when the engine cannot write the format."""
-    opener = ENGINES.get((settings.engine, table_format))
-    if opener is None:
-        able = sorted(engine for engine, format_ in ENGINES if format_ == table_format)
+def _embedded(settings: Settings, store: ObjectStore) -> FoldEngine:
+    from lakehouse.tables.embedded.engine import EmbeddedEngine
+
+    return EmbeddedEngine(settings, store)
+
+
+FORMATS: dict[str, Callable[[Settings, ObjectStore], TableFormat]] = {"iceberg": _iceberg}
+"""Formats by the name that a declaration gives; nothing is imported before the first table of one is used."""
+
+ENGINES: dict[str, Callable[[Settings, ObjectStore], FoldEngine]] = {"embedded": _embedded}
+"""Engines by the name that the settings give. Each folds for every format, so that they can take turns on one table."""
+
+
+def open_tables(settings: Settings, store: ObjectStore) -> LakeTables:
+    """The lake tables of a deployment, by its engine. No I/O; Unsupported for an engine that there is not."""
+    from lakehouse.tables.lake import Lake
+
+    engine = ENGINES.get(settings.engine)
+    if engine is None:
         raise Unsupported(
-            f"opening {table_format} tables with the engine {settings.engine!r}",
+            f"opening lake tables with the engine {settings.engine!r}",
             value=settings.engine,
-            allowed=f"engines that write {table_format}: {', '.join(able) or 'none'}",
-            remedy=f"Set LAKEHOUSE_ENGINE={able[0]}." if able else "Declare another format.",
+            allowed=", ".join(sorted(ENGINES)),
+            remedy="Set LAKEHOUSE_ENGINE=embedded.",
         )
-    return opener(settings, store)
+    formats = {name: partial(opener, settings, store) for name, opener in FORMATS.items()}
+    return Lake(settings, store, formats, partial(engine, settings, store))

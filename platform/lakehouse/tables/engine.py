@@ -143,6 +143,10 @@ class LakeTables(Protocol):
         """The addresses of all files that any version of the table names, metadata too; None for a table that is not there."""
         ...
 
+    def root(self, source: str, table: Table) -> str:
+        """The folder of the store that all of the table's files are in, whether it is there or not."""
+        ...
+
     def rollback(self, source: str, table: Table, version: int) -> TableState:
         """Make an earlier version the current one, marker and all, in one commit; the next apply catches up from there."""
         ...

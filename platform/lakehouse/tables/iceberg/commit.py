@@ -7,8 +7,6 @@ up to four times. So the snapshot is produced here, from the handle that the wat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow.parquet as pq
 from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError, ValidationException
@@ -30,9 +28,10 @@ from pyiceberg.typedef import EMPTY_DICT, Record
 from sqlalchemy.exc import SQLAlchemyError
 
 from lakehouse.faults import effect
-from lakehouse.tables.partitions import PartitionValue
+from lakehouse.tables.format import StoredFile
+from lakehouse.tables.partitions import PartitionScheme
 
-_RETRIES = "commit.retry.num-retries"
+RETRIES = "commit.retry.num-retries"
 _MANIFEST_BYTES = 8 << 20
 _MANIFESTS = 20
 """Small manifests beyond which they are merged into one; each one costs a request whenever the table is planned."""
@@ -80,18 +79,10 @@ def _is_live(manifest: ManifestFile) -> bool:
     return manifest.has_added_files() or manifest.has_existing_files()
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A data file that was uploaded: its address, its partition's value, and the local copy for its footer."""
-
-    url: str
-    partition: PartitionValue
-    local: Path
-
-
 def commit_snapshot(
     transaction: Transaction,
     handle: IcebergTable | None,
+    scheme: PartitionScheme,
     *,
     removed: Iterable[DataFile] | None,
     added: Sequence[StoredFile],
@@ -103,7 +94,7 @@ def commit_snapshot(
     Raises one of MOVED (certainly not committed; nothing of the snapshot's own files is left) or UNKNOWN.
     """
     if handle is not None:
-        handle.metadata.properties[_RETRIES] = "0"
+        handle.metadata.properties[RETRIES] = "0"
     kind = _WholeTable if removed is None else _OneSnapshot
     overwrites = handle is not None if removed is None else bool(removed := list(removed))
     producer = kind(
@@ -115,7 +106,7 @@ def commit_snapshot(
     for old in removed or ():
         producer.delete_data_file(old)
     for new in added:
-        producer.append_data_file(_data_file(transaction, new))
+        producer.append_data_file(_data_file(transaction, scheme, new))
     try:
         with effect("lake.manifests"):
             producer.commit()
@@ -131,23 +122,22 @@ def commit_snapshot(
         raise CommitFailedException(str(error)) from error
 
 
-def _data_file(transaction: Transaction, file: StoredFile) -> DataFile:
+def _data_file(transaction: Transaction, scheme: PartitionScheme, file: StoredFile) -> DataFile:
     metadata = transaction.table_metadata
     schema = metadata.schema()
-    footer = pq.read_metadata(file.local)
     statistics = data_file_statistics_from_parquet_metadata(
-        parquet_metadata=footer,
+        parquet_metadata=file.footer,
         stats_columns=compute_statistics_plan(schema, metadata.properties),
         parquet_column_mapping=parquet_path_to_id_mapping(schema),
     )
-    for column in _without_bounds(footer, schema):
+    for column in _without_bounds(file.footer, schema):
         statistics.column_aggregates.pop(column, None)
     return DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=file.url,
         file_format=FileFormat.PARQUET,
-        partition=Record() if metadata.spec().is_unpartitioned() else Record(file.partition),
-        file_size_in_bytes=file.local.stat().st_size,
+        partition=Record() if metadata.spec().is_unpartitioned() else Record(scheme.value(file.partition)),
+        file_size_in_bytes=file.bytes,
         sort_order_id=None,
         spec_id=metadata.default_spec_id,
         equality_ids=None,

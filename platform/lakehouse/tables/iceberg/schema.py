@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
+import pyarrow as pa
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Transaction
@@ -33,9 +34,9 @@ from pyiceberg.types import (
 )
 
 from lakehouse.errors import SchemaChanged, Unsupported
-from lakehouse.rows.duck import quoted
 from lakehouse.spec import FieldSpec, Partitioning
 from lakehouse.spec.types import list_element, struct_fields
+from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.partitions import PartitionScheme
 
 TYPE_PROPERTY = "lakehouse.type."
@@ -182,17 +183,23 @@ def stage_evolution(transaction: Transaction, old: Sequence[FieldSpec], new: Seq
         transaction.remove_properties(*gone)
 
 
-def field_ids(schema: Schema) -> str:
-    """DuckDB's FIELD_IDS argument: the ids under which a Parquet file must hold the columns."""
-    return (
-        "{" + ", ".join(f"{quoted(field.name)}: {_field_id(field.field_id, field.field_type)}" for field in schema.fields) + "}"
+def file_schema(schema: Schema, properties: Mapping[str, str]) -> pa.Schema:
+    """The Arrow columns of a data file, each with the id of its Iceberg field as `PARQUET:field_id`, what is inside of it too."""
+    columns = arrow_schema(fields_of(schema, properties))
+    return pa.schema(
+        [
+            _with_id(columns.field(field.name).with_metadata(None), field.field_id, field.field_type).with_nullable(
+                not field.required
+            )
+            for field in schema.fields
+        ]
     )
 
 
-def _field_id(field_id: int, type_: IcebergType) -> str:
+def _with_id(field: pa.Field, field_id: int, type_: IcebergType) -> pa.Field:
+    inner = field.type
     if isinstance(type_, ListType):
-        return f"{{__duckdb_field_id: {field_id}, element: {_field_id(type_.element_id, type_.element_type)}}}"
-    if isinstance(type_, StructType):
-        inner = ", ".join(f"{quoted(field.name)}: {_field_id(field.field_id, field.field_type)}" for field in type_.fields)
-        return f"{{__duckdb_field_id: {field_id}, {inner}}}"
-    return str(field_id)
+        inner = pa.list_(_with_id(field.type.value_field, type_.element_id, type_.element_type))
+    elif isinstance(type_, StructType):
+        inner = pa.struct([_with_id(field.type.field(child.name), child.field_id, child.field_type) for child in type_.fields])
+    return pa.field(field.name, inner, field.nullable, {b"PARQUET:field_id": str(field_id).encode()})

@@ -23,9 +23,9 @@ from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
 from lakehouse.rows.partition import WHOLE
 from lakehouse.spec import RowChecksum, Table
 from lakehouse.stores import disk_full
-from lakehouse.tables.batches import BatchRows, LocalBatch
-from lakehouse.tables.localrows import LocalRows, all_rows, bytes_per_row
-from lakehouse.tables.newest import collect_keys, is_touched, newest_rows
+from lakehouse.tables.embedded.batches import BatchRows, LocalBatch
+from lakehouse.tables.embedded.localrows import LocalRows, all_rows, bytes_per_row
+from lakehouse.tables.embedded.newest import collect_keys, is_touched, newest_rows
 from lakehouse.tables.partitions import PartitionScheme
 
 FILE_BYTES = 512 << 20
@@ -72,20 +72,11 @@ class OldPartition:
 
 @dataclass
 class FoldResult:
-    """What a fold did.
-
-    files: of the partitions whose rows changed. sums: for each folded partition the checksum of the rows that can have changed,
-    as they were and as they are. days: on which rows were added, removed or changed.
-    """
+    """What a fold did; see `lakehouse.tables.folds.Folded`."""
 
     files: list[NewFile] = field(default_factory=list)
     sums: dict[str, tuple[RowChecksum, RowChecksum]] = field(default_factory=dict)
     days: set[str] = field(default_factory=set)
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """The partitions whose rows changed."""
-        return tuple(sorted(name for name, (old, new) in self.sums.items() if old != new))
 
 
 @dataclass(frozen=True)
@@ -93,8 +84,9 @@ class Fold:
     """A table with its new batches, on one DuckDB connection.
 
     aside: another database, for the digests: what one database streams cannot be the input of another statement of its own.
-    schema: the columns of the result. field_ids: DuckDB's FIELD_IDS argument for them. old: the partitions as they are.
-    memory_bytes: what DuckDB may use. every_row: digest also rows whose keys no batch touches.
+    schema: the columns of the result. field_ids: DuckDB's FIELD_IDS argument for them, if files are to have ids. old: the
+    partitions as they are. memory_bytes: what DuckDB may use. every_row: digest also rows whose keys no batch touches.
+    rewrite: keep the new files of all partitions.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -102,12 +94,13 @@ class Fold:
     table: Table
     schema: pa.Schema
     scheme: PartitionScheme
-    field_ids: str
+    field_ids: str | None
     batches: Sequence[LocalBatch]
     folder: Path
     old: Mapping[str, OldPartition]
     memory_bytes: int
     every_row: bool = False
+    rewrite: bool = False
 
     @property
     def separable(self) -> bool:
@@ -226,15 +219,17 @@ class Fold:
         paths = [path for name in group if name in self.old for path in self.old[name].fetch()]
         old = [LocalRows.of(path) for path in paths]
         files = self._write(group, self._folded(old, batches), [*old, *(file for rows in batches for file in rows.files)], folder)
-        result.sums |= self._compare(group, old, [LocalRows.of(file.path) for file in files])
-        changed = set(result.changed)
-        result.files += [file for file in files if file.partition in changed]
+        sums = self._compare(group, old, [LocalRows.of(file.path) for file in files])
+        result.sums |= sums
+        changed = {name for name, (before, after) in sums.items() if before != after}
         for file in files:
-            if file.partition not in changed:
+            if self.rewrite or file.partition in changed:
+                result.files.append(file)
+            else:
                 file.path.unlink()
         for path in paths:
             path.unlink()
-        if self.table.event_time is not None and changed.intersection(group):
+        if self.table.event_time is not None and changed:
             result.days |= self._changed_days(anew=not old)
 
     def _folded(self, old: Sequence[LocalRows], batches: Sequence[BatchRows]) -> str:
@@ -246,10 +241,9 @@ class Fold:
         return fold_sql(self.table, self.schema, base, [_entry(rows, self.schema) for rows in batches])
 
     def _write(self, group: tuple[str, ...], query: str, sources: Sequence[LocalRows], folder: Path) -> list[NewFile]:
-        options = (
-            f"format parquet, compression zstd, row_group_size {ROW_GROUP}, row_group_size_bytes {self.row_group_bytes}, "
-            f"field_ids {self.field_ids}"
-        )
+        options = f"format parquet, compression zstd, row_group_size {ROW_GROUP}, row_group_size_bytes {self.row_group_bytes}"
+        if self.field_ids is not None:
+            options += f", field_ids {self.field_ids}"
         if len(group) == 1:
             self.connection.execute(f"copy ({query}) to {literal(str(folder))} ({options}, file_size_bytes {FILE_BYTES})")
             folders = {group[0]: folder}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lakehouse.errors import DamagedData
-from lakehouse.spec import LogEntry, Manifest, RawFile, Table
+from lakehouse.spec import LogEntry, Manifest, RawFile
 from lakehouse.stores import ObjectStore
-from lakehouse.tables.localrows import LocalRows
+from lakehouse.tables.embedded.localrows import LocalRows
 
 _DOWNLOADS = 4
 _BLOCK = 1 << 20
@@ -45,26 +45,6 @@ class BatchRows:
 
     batch: LocalBatch
     files: tuple[LocalRows, ...]
-
-
-def needed_entries(table: Table, entries: Sequence[LogEntry]) -> list[LogEntry]:
-    """Those entries whose rows can be in the result: not the snapshots and windows that a later entry replaces as a whole."""
-    entries = entries[_beginning(entries) :]
-    if table.mode == "upsert":
-        return list(entries)
-    seen: set[object] = set()
-    needed: list[LogEntry] = []
-    for entry in reversed(entries):
-        window = entry.manifest.window if table.mode == "append" else None
-        if window not in seen:
-            needed.insert(0, entry)
-        seen.add(window)
-    return needed
-
-
-def _beginning(entries: Sequence[LogEntry]) -> int:
-    """The index of the last snapshot, before which nothing counts; 0 when there is none."""
-    return max((index for index, entry in enumerate(entries) if entry.manifest.kind == "snapshot"), default=0)
 
 
 def fetch_batches(store: ObjectStore, files_root: str, entries: Sequence[LogEntry], folder: Path) -> list[LocalBatch]:

@@ -16,8 +16,8 @@ import pyarrow as pa
 from lakehouse.rows.duck import quoted
 from lakehouse.rows.fold import FoldEntry, fold_sql
 from lakehouse.spec import Table
-from lakehouse.tables.batches import BatchRows
-from lakehouse.tables.localrows import ROW, LocalRows, all_rows
+from lakehouse.tables.embedded.batches import BatchRows
+from lakehouse.tables.embedded.localrows import ROW, LocalRows, all_rows
 
 ORIGIN = "_origin"
 """The column that tells which file a row is from."""

@@ -1,0 +1,163 @@
+"""One apply of log entries to one table, whatever its format and engine: base, fold, commit."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lakehouse.errors import CommitConflict, StoreUnavailable
+from lakehouse.rows.checksum import EMPTY
+from lakehouse.settings import Settings
+from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
+from lakehouse.stores import ObjectStore, refuse_late, started
+from lakehouse.tables import marker as markers
+from lakehouse.tables.columns import arrow_schema, field_specs
+from lakehouse.tables.engine import Applied
+from lakehouse.tables.entries import has_snapshot, needed_entries
+from lakehouse.tables.evolution import evolved_fields, rewrites_text
+from lakehouse.tables.folds import Folded, FoldEngine, FoldTask
+from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, StoredFile, TableFormat, TableHandle
+from lakehouse.tables.partitions import PartitionScheme
+
+NEVER = Marker(0, 0, EMPTY.hex)
+"""The marker of a table that holds nothing yet."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What an apply starts from, all of it read from one handle.
+
+    fields: the columns of the table. marked: those it had when the marker's checksum was taken; older ones after a rollback.
+    """
+
+    handle: TableHandle | None
+    marker: Marker
+    fields: tuple[FieldSpec, ...]
+    marked: tuple[FieldSpec, ...]
+
+
+def read_base(format_: TableFormat, source: str, table: Table) -> Base:
+    """The table as it stands; SchemaChanged when it is partitioned in another way than it is declared."""
+    base = read_unmarked_base(format_, source, table)
+    handle, fields = base.handle, base.fields
+    if handle is None or handle.current is None:
+        return base
+    return Base(handle, handle.marker(handle.current), fields, field_specs(handle.schema(handle.current)))
+
+
+def read_unmarked_base(format_: TableFormat, source: str, table: Table) -> Base:
+    """The table as if it held nothing: what a fold of the whole log starts from. Raises as `read_base`, without its marker."""
+    handle = format_.load(source, table)
+    if handle is None:
+        return Base(None, NEVER, (), ())
+    handle.check_partitioning(table)
+    return Base(handle, NEVER, handle.fields, handle.fields)
+
+
+def conflict(tried: str, error: Exception) -> CommitConflict:
+    """The error of a commit that did not go through because the table moved."""
+    cause = error.__cause__ or error
+    return CommitConflict(
+        tried,
+        value=f"{type(cause).__name__}: {cause}",
+        allowed="a table that nobody moved since it was read",
+        remedy="Call it again: it reads the watermark anew and applies what is left.",
+    )
+
+
+@dataclass
+class Apply:
+    """Log entries that are to be folded into a table as `base` shows it.
+
+    rebuild: nothing of the table's rows is read or kept, since they may be damaged; `base` then has the marker of an empty table.
+    """
+
+    settings: Settings
+    store: ObjectStore
+    format: TableFormat
+    engine: FoldEngine
+    source: str
+    table: Table
+    base: Base
+    pending: Sequence[LogEntry]
+    rebuild: bool = False
+    commit_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
+        self.anew = self.rebuild or (self.table.mode != "snapshot" and has_snapshot(self.pending))
+        manifests = [entry.manifest for entry in self.pending]
+        self.fields = evolved_fields(self.source, self.table, self.base.fields, manifests)
+        self.schema = arrow_schema(self.fields)
+        self.scheme = PartitionScheme.of(self.table.partition, self.schema)
+
+    def run(self, files_root: str) -> Applied:
+        """Fold and commit."""
+        began = started()
+        staged = self.format.stage(self.source, self.table, self.base.handle, self.fields, self.scheme)
+        rewrite = staged.rewrites and not self.anew
+        whole = rewrite or rewrites_text(self.base.marked, self.fields)
+        old: dict[str, list[DataFile]] = {}
+        handle = self.base.handle
+        if handle is not None and handle.current is not None and not self.anew:
+            for file in handle.files(handle.current, self.scheme):
+                old.setdefault(file.partition, []).append(file)
+        task = FoldTask(
+            self.source,
+            self.table,
+            self.schema,
+            staged.file_schema,
+            self.scheme,
+            needed_entries(self.table, self.pending),
+            files_root,
+            handle,
+            old,
+            whole,
+            rewrite,
+            staged.address,
+            self.commit_id,
+        )
+        folded = self.engine.fold(task)
+        refuse_late(f"committing to {self.source}.{self.table.name}", began, self.settings.longest_write_hours)
+        return self._commit(staged, old, folded, whole=whole or self.anew, rewrite=rewrite)
+
+    def _commit(
+        self, staged: Staged, old: Mapping[str, Sequence[DataFile]], folded: Folded, *, whole: bool, rewrite: bool
+    ) -> Applied:
+        marker, days = self._marker(folded, whole=whole), tuple(sorted(folded.days))
+        partitions = tuple(sorted({self.scheme.shown(name) for name in folded.changed}))
+        properties = markers.marker_properties(marker, changed_days=days, partitions=partitions, commit_id=self.commit_id)
+        gone = old if rewrite else folded.changed
+        removed = None if self.anew else [file for name in gone for file in old.get(name, ())]
+        try:
+            handle = staged.commit(removed=removed, added=folded.files, properties=properties)
+        except (CommitMoved, CommitUnknown) as error:
+            handle = self._after_failure(folded.files, error)
+        rows = sum(file.footer.num_rows for file in folded.files)
+        return Applied(handle.state(), len(self.pending), partitions, days, rows)
+
+    def _marker(self, folded: Folded, *, whole: bool) -> Marker:
+        total = EMPTY if whole else markers.row_checksum(self.base.marker)
+        for old, new in folded.sums.values():
+            total = total + new if whole else total - old + new
+        return Marker(self.pending[-1].sequence, total.rows, total.hex)
+
+    def _after_failure(self, stored: Sequence[StoredFile], error: Exception) -> TableHandle:
+        """The table, if the commit went through although its answer did not come; CommitConflict otherwise."""
+        handle = self.format.load(self.source, self.table)
+        if handle is not None and handle.committed(self.commit_id):
+            return handle
+        if isinstance(error, CommitMoved):
+            for file in stored:
+                self.store.delete(file.url.removeprefix(self.store.url + "/"))
+        tried = f"committing entries {self.pending[0].sequence} to {self.pending[-1].sequence} to {self.source}.{self.table.name}"
+        if isinstance(error.__cause__, StoreUnavailable):
+            raise error.__cause__
+        if isinstance(error.__cause__, OSError):
+            raise StoreUnavailable(
+                tried,
+                value=str(error.__cause__),
+                allowed=f"an answer from {self.settings.store.endpoint or 'the object store'}",
+                remedy="Look at the store, then run this again: nothing was committed.",
+            ) from error
+        raise conflict(tried, error) from error

@@ -1,0 +1,1 @@
+"""The embedded engine: DuckDB folds on the local disk, on one machine."""

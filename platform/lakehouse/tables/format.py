@@ -1,0 +1,176 @@
+"""The seam of table formats: what a format knows about a table, and how it commits. Engines make files; formats name them.
+
+The one rule of every format: a commit holds files and marker, and it goes through only if nothing has moved the table since the
+handle that it started from was loaded. It is never tried again from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lakehouse.spec import FieldSpec, Marker, Table
+from lakehouse.tables.engine import TableState, TableVersion
+from lakehouse.tables.partitions import PartitionScheme
+
+
+class CommitMoved(Exception):
+    """A commit that certainly did not go through: the table moved, or was made, since the handle was loaded."""
+
+
+class CommitUnknown(Exception):
+    """A commit that may or may not have gone through; its cause is what was raised on the way."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A live data file, and the partition that it belongs to, as `PartitionScheme` names it.
+
+    rows: those in the file, deleted ones too. deletes: addresses of what says that some of them are deleted. own: the format's.
+    """
+
+    url: str
+    partition: str
+    rows: int
+    bytes: int
+    deletes: tuple[str, ...] = ()
+    own: Any = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A data file that is in the store and that no commit names yet; footer: that of its Parquet."""
+
+    url: str
+    partition: str
+    bytes: int
+    footer: pq.FileMetaData
+
+
+class TableHandle(Protocol):
+    """A table as it stood when it was loaded. Everything that is read from it is of that moment."""
+
+    @property
+    def current(self) -> int | None:
+        """The version that is current; None for a table that has none yet."""
+        ...
+
+    @property
+    def fields(self) -> tuple[FieldSpec, ...]:
+        """The columns as they are now."""
+        ...
+
+    def check_partitioning(self, table: Table) -> None:
+        """SchemaChanged when the table is partitioned in another way than it is declared now."""
+        ...
+
+    def version(self, version: int | None) -> int:
+        """The number of a version (None: the current one), if it can be read; WrongUse otherwise."""
+        ...
+
+    def schema(self, version: int) -> pa.Schema:
+        """The columns that the table had at a version; its checksum is of these."""
+        ...
+
+    def marker(self, version: int) -> Marker:
+        """The marker of a version; DamagedData when it has none, since another tool made it."""
+        ...
+
+    def at_sequence(self, sequence: int) -> int | None:
+        """The latest version with that watermark: all of them hold the same rows. None when none can be read."""
+        ...
+
+    def committed(self, commit_id: str) -> bool:
+        """Whether any version that can be read was made by the commit of that id."""
+        ...
+
+    def history(self) -> list[TableVersion]:
+        """The versions that can be read and have a marker, oldest first."""
+        ...
+
+    def state(self) -> TableState:
+        """The table as its current version shows it."""
+        ...
+
+    def files(self, version: int, scheme: PartitionScheme) -> list[DataFile]:
+        """The live data files of a version, sorted by address."""
+        ...
+
+    def batches(self, file: DataFile, schema: pa.Schema, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of a data file as `schema` has them (or its `columns`); a column that the file lacks is null.
+
+        Memory is bounded by one row group; a file that is read whole is proved first, if its name tells its digest.
+        """
+        ...
+
+    def encoded_batches(
+        self, file: DataFile, schema: pa.Schema, *, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """As `batches`, texts that the file keeps as a dictionary left as one."""
+        ...
+
+    def download(self, file: DataFile, schema: pa.Schema, local: Path) -> Path:
+        """The rows of a data file as a local Parquet file."""
+        ...
+
+    def referenced(self) -> frozenset[str]:
+        """The addresses of all files that any version names, metadata too."""
+        ...
+
+
+class Staged(Protocol):
+    """A commit that is being prepared on one handle (or that makes the table)."""
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        """The columns of a data file; where the format wants field ids, a field has its own as `PARQUET:field_id`."""
+        ...
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether no file of the table may stay, since the format cannot read it under the new columns."""
+        ...
+
+    def address(self, partition: str, name: str) -> str:
+        """Where a new data file of a partition belongs."""
+        ...
+
+    def commit(
+        self, *, removed: Collection[DataFile] | None, added: Sequence[StoredFile], properties: Mapping[str, str]
+    ) -> TableHandle:
+        """Files out (None: all that there are), files in, columns and properties in one commit; the table as it is then.
+
+        Raises CommitMoved or CommitUnknown.
+        """
+        ...
+
+
+class TableFormat(Protocol):
+    """The tables of one deployment in one format."""
+
+    def root(self, source: str, table: str) -> str:
+        """The folder of a table in the store."""
+        ...
+
+    def load(self, source: str, table: Table) -> TableHandle | None:
+        """A handle on the table as it stands now; None when there is no such table."""
+        ...
+
+    def stage(
+        self, source: str, table: Table, handle: TableHandle | None, fields: Sequence[FieldSpec], scheme: PartitionScheme
+    ) -> Staged:
+        """Begin a commit on a handle (None: one that makes the table) that leaves the table with these columns."""
+        ...
+
+    def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> None:
+        """Make an earlier version the current one, marker and all. Raises CommitMoved or CommitUnknown."""
+        ...
+
+    def restore(self, source: str, table: Table) -> str | None:
+        """See `LakeTables.restore`."""
+        ...

@@ -1,0 +1,101 @@
+"""Iceberg as a TableFormat: pyiceberg's catalog and metadata, snapshots of our own making."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyiceberg.table import Transaction
+
+from lakehouse.faults import effect
+from lakehouse.settings import Settings
+from lakehouse.spec import FieldSpec, Table
+from lakehouse.stores import ObjectStore
+from lakehouse.tables.datafiles import folder_name
+from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, StoredFile, TableHandle
+from lakehouse.tables.iceberg.catalog import LakeCatalog
+from lakehouse.tables.iceberg.commit import MOVED, RETRIES, UNKNOWN, commit_snapshot
+from lakehouse.tables.iceberg.handle import IcebergHandle
+from lakehouse.tables.iceberg.restoring import restore_metadata
+from lakehouse.tables.iceberg.schema import file_schema, new_schema, new_spec, stage_evolution, type_properties
+from lakehouse.tables.partitions import PartitionScheme
+
+
+class IcebergTables:
+    """TableFormat over Iceberg."""
+
+    def __init__(self, settings: Settings, store: ObjectStore) -> None:
+        self._store = store
+        self._catalog = LakeCatalog(settings, store.url)
+
+    def root(self, source: str, table: str) -> str:
+        return f"lake/{source}/{table}"
+
+    def load(self, source: str, table: Table) -> IcebergHandle | None:
+        handle = self._catalog.load(source, table.name)
+        return IcebergHandle(source, table, handle) if handle is not None else None
+
+    def stage(
+        self, source: str, table: Table, handle: TableHandle | None, fields: Sequence[FieldSpec], scheme: PartitionScheme
+    ) -> Staged:
+        if handle is not None:
+            assert isinstance(handle, IcebergHandle)
+            transaction = handle.iceberg.transaction()
+            stage_evolution(transaction, handle.fields, fields)
+            return StagedSnapshot(source, table, transaction, handle, scheme)
+        schema = new_schema(fields, table.key)
+        properties = {"lakehouse.source": source, "lakehouse.table": table.name, **type_properties(fields)}
+        if table.description:
+            properties["comment"] = table.description
+        created = self._catalog.creation(source, table.name, schema, new_spec(table.partition, schema), properties)
+        return StagedSnapshot(source, table, created, None, scheme)
+
+    def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> None:
+        assert isinstance(handle, IcebergHandle)
+        handle.iceberg.metadata.properties[RETRIES] = "0"
+        try:
+            with effect("lake.rollback"):
+                handle.iceberg.manage_snapshots().set_current_snapshot(snapshot_id=version).commit()
+        except MOVED as error:
+            raise CommitMoved(str(error)) from error
+        except UNKNOWN as error:
+            raise CommitUnknown(str(error)) from error
+
+    def restore(self, source: str, table: Table) -> str | None:
+        return restore_metadata(self._catalog, self._store, source, table.name)
+
+
+@dataclass(frozen=True)
+class StagedSnapshot:
+    """Staged: one snapshot in one transaction of pyiceberg's."""
+
+    source: str
+    table: Table
+    transaction: Transaction
+    handle: IcebergHandle | None
+    scheme: PartitionScheme
+
+    rewrites = False
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        metadata = self.transaction.table_metadata
+        return file_schema(metadata.schema(), metadata.properties)
+
+    def address(self, partition: str, name: str) -> str:
+        folder = "" if self.table.partition.column is None else f"{folder_name(partition)}/"
+        return f"{self.transaction.table_metadata.location}/data/{folder}{name}"
+
+    def commit(
+        self, *, removed: Collection[DataFile] | None, added: Sequence[StoredFile], properties: Mapping[str, str]
+    ) -> TableHandle:
+        before = self.handle.iceberg if self.handle is not None else None
+        gone = None if removed is None else [file.own.file for file in removed]
+        try:
+            committed = commit_snapshot(self.transaction, before, self.scheme, removed=gone, added=added, properties=properties)
+        except MOVED as error:
+            raise CommitMoved(str(error)) from error
+        except UNKNOWN as error:
+            raise CommitUnknown(str(error)) from error
+        return IcebergHandle(self.source, self.table, committed)

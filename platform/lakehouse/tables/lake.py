@@ -1,0 +1,178 @@
+"""The lake tables of a deployment: each in its declared format, folded by the engine that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+
+from lakehouse.errors import WrongUse
+from lakehouse.settings import Settings
+from lakehouse.spec import LogEntry, Table
+from lakehouse.stores import ObjectStore
+from lakehouse.tables.applying import Apply, conflict, read_base, read_unmarked_base
+from lakehouse.tables.datafiles import partition_contents
+from lakehouse.tables.engine import Applied, TableState, TableVersion
+from lakehouse.tables.entries import pending_entries
+from lakehouse.tables.folds import FoldEngine
+from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, TableFormat, TableHandle
+from lakehouse.tables.partitions import PartitionScheme
+
+
+class Lake:
+    """LakeTables: see `lakehouse.tables.engine`. A format is opened when the first of its tables is used, the engine likewise."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: ObjectStore,
+        formats: Mapping[str, Callable[[], TableFormat]],
+        engine: Callable[[], FoldEngine],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._openers = formats
+        self._opened: dict[str, TableFormat] = {}
+        self._open_engine = engine
+        self._engine: FoldEngine | None = None
+
+    def state(self, source: str, table: Table) -> TableState | None:
+        handle = self._format(table).load(source, table)
+        return handle.state() if handle is not None and handle.current is not None else None
+
+    def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+        base = read_base(self._format(table), source, table)
+        pending = pending_entries(source, table, base.marker.sequence, entries)
+        if pending:
+            format_, engine = self._format(table), self._folds()
+            return Apply(self._settings, self._store, format_, engine, source, table, base, pending).run(files_root)
+        if base.handle is None or base.handle.current is None:
+            raise WrongUse(
+                f"applying to {source}.{table.name}, which is not there yet",
+                value="no log entries",
+                allowed="at least the first entry of its raw log",
+                remedy="Extract the table first (`lakehouse run`).",
+            )
+        return Applied(base.handle.state(), 0, (), (), 0)
+
+    def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+        format_, engine = self._format(table), self._folds()
+        base = read_unmarked_base(format_, source, table)
+        pending = pending_entries(source, table, 0, entries)
+        apply = Apply(self._settings, self._store, format_, engine, source, table, base, pending, rebuild=True)
+        return apply.run(files_root)
+
+    def restore(self, source: str, table: Table) -> str | None:
+        return self._format(table).restore(source, table)
+
+    def scan(
+        self,
+        source: str,
+        table: Table,
+        *,
+        partitions: Sequence[str] | None = None,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        handle, at, schema, scheme = self._at(source, table, version)
+        for file in handle.files(at, scheme):
+            if partitions is None or scheme.shown(file.partition) in partitions:
+                yield from handle.batches(file, schema, columns=columns)
+
+    def scan_by_partition(
+        self,
+        source: str,
+        table: Table,
+        *,
+        partitions: Collection[str] | None = None,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        handle, at, schema, scheme = self._at(source, table, version)
+        wanted = None if partitions is None else set(partitions)
+        for file in handle.files(at, scheme):
+            name = scheme.shown(file.partition)
+            if wanted is None or name in wanted:
+                for batch in handle.encoded_batches(file, schema, columns=columns):
+                    yield name, batch
+
+    def contents(self, source: str, table: Table, *, version: int | None = None) -> dict[str, str]:
+        handle, at, _, scheme = self._at(source, table, version)
+        return partition_contents(self._store, scheme, handle.files(at, scheme))
+
+    def partitions(self, source: str, table: Table, *, version: int | None = None) -> dict[str, int]:
+        handle, at, schema, scheme = self._at(source, table, version)
+        rows = dict[str, int]()
+        for file in handle.files(at, scheme):
+            name = scheme.shown(file.partition)
+            rows[name] = rows.get(name, 0) + _live_rows(handle, file, schema)
+        return dict(sorted(rows.items()))
+
+    def changed_partitions(self, source: str, table: Table, since: int) -> tuple[str, ...] | None:
+        handle, current, _, scheme = self._at(source, table, None)
+        then = handle.at_sequence(since)
+        if then is None:
+            return None
+        sides = [
+            {(file.url, frozenset(file.deletes)): file.partition for file in handle.files(version, scheme)}
+            for version in (then, current)
+        ]
+        differing = dict(sides[0].items() ^ sides[1].items())
+        return tuple(sorted({scheme.shown(name) for name in differing.values()}))
+
+    def history(self, source: str, table: Table) -> list[TableVersion]:
+        return self._existing(source, table).history()
+
+    def referenced(self, source: str, table: Table) -> frozenset[str] | None:
+        handle = self._format(table).load(source, table)
+        return handle.referenced() if handle is not None else None
+
+    def root(self, source: str, table: Table) -> str:
+        return self._format(table).root(source, table.name)
+
+    def rollback(self, source: str, table: Table, version: int) -> TableState:
+        handle = self._existing(source, table)
+        target = handle.version(version)
+        if handle.current == target:
+            return handle.state()
+        wanted = handle.marker(target)
+        try:
+            self._format(table).rollback(source, table, handle, target)
+        except (CommitMoved, CommitUnknown) as error:
+            found = self._existing(source, table)
+            if found.current is None or found.marker(found.current) != wanted:
+                raise conflict(f"rolling {source}.{table.name} back to version {version}", error) from error
+        return self._existing(source, table).state()
+
+    def _at(self, source: str, table: Table, version: int | None) -> tuple[TableHandle, int, pa.Schema, PartitionScheme]:
+        handle = self._existing(source, table)
+        at = handle.version(version)
+        schema = handle.schema(at)
+        return handle, at, schema, PartitionScheme.of(table.partition, schema)
+
+    def _existing(self, source: str, table: Table) -> TableHandle:
+        handle = self._format(table).load(source, table)
+        if handle is None or handle.current is None:
+            raise WrongUse(
+                f"reading lake table {source}.{table.name}",
+                value="the table is not there",
+                allowed="a table that was built",
+                remedy=f"Build it first: `lakehouse run --select {source}.{table.name}`.",
+            )
+        return handle
+
+    def _format(self, table: Table) -> TableFormat:
+        if table.format not in self._opened:
+            self._opened[table.format] = self._openers[table.format]()
+        return self._opened[table.format]
+
+    def _folds(self) -> FoldEngine:
+        if self._engine is None:
+            self._engine = self._open_engine()
+        return self._engine
+
+
+def _live_rows(handle: TableHandle, file: DataFile, schema: pa.Schema) -> int:
+    if not file.deletes:
+        return file.rows
+    return sum(batch.num_rows for batch in handle.batches(file, schema))
