@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SPARK := $(VENV)/.installed-spark
 WORKERS := 2
 export UV_COMPILE_BYTECODE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -23,6 +24,10 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
+$(SPARK): $(STAMP) requirements-spark.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements-spark.lock
+	@touch $(SPARK)
+
 run: $(STAMP) ## The main job, up to daily statistics; a smaller one: make run DEMO="--days 3 --users 60"
 	$(BIN)/lakehouse up
 	$(BIN)/lakehouse demo load $(DEMO)
@@ -33,7 +38,7 @@ run: $(STAMP) ## The main job, up to daily statistics; a smaller one: make run D
 down: $(STAMP) ## Stop everything; the data stays (lakehouse down --wipe removes it)
 	$(BIN)/lakehouse down
 
-check: $(STAMP) ## Format, lint, types, import contracts, documentation in step
+check: $(SPARK) ## Format, lint, types, import contracts, documentation in step
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -44,14 +49,14 @@ format: $(STAMP) ## Put the code in form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(STAMP) browser ## All tests, on real servers
+test: $(SPARK) browser ## All tests, on real servers
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 browser:
 	@command -v chromium >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	  echo "chromium is not installed: the browser test needs it (apt-get install chromium)"
 
-crash: $(STAMP) ## Kill everything, many times, and count what is lost: make crash KILLS=1000 SEED=1
+crash: $(SPARK) ## Kill everything, many times, and count what is lost: make crash KILLS=1000 SEED=1
 	$(BIN)/python -m tests.crash --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP) ## Run the benchmarks, or one of them: make bench NAME=path
@@ -62,7 +67,8 @@ docs: $(STAMP) ## Write the generated pages of the documentation anew
 
 lock: $(STAMP) ## Resolve the dependencies of pyproject.toml anew
 	$(BIN)/uv lock --quiet --upgrade
-	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header --all-extras --all-groups -o requirements.lock
+	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header --extra embedded --all-groups -o requirements.lock
+	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header --extra spark --no-dev -o requirements-spark.lock
 
 clean: down ## Remove the virtual environment and all that was generated
 	rm -rf $(VENV) .lakehouse dbt_project/target dbt_project/logs .mypy_cache .ruff_cache .pytest_cache .hypothesis

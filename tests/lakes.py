@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from pydantic import SecretStr
 from lakehouse.errors import CommitConflict
 from lakehouse.settings import CatalogSettings, Settings, StoreSettings
 from lakehouse.spec import LogEntry, Marker, Table
+from lakehouse.spec.declaration import TableFormat
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import Applied, LakeTables, TableState, open_tables
 from tests.rawlogs import SOURCE, HandLog, Row, digest, rows_of
 
-LAKES = ("embedded-iceberg-folder", "embedded-iceberg-s3")
+LAKES = ("embedded-iceberg-folder", "embedded-iceberg-s3", "embedded-delta-folder", "embedded-delta-s3")
 """Engine, format and store of every lake that the suites run over."""
 
 
@@ -30,11 +31,22 @@ class Lake:
 
     settings: Settings
     store: ObjectStore
-    tables: LakeTables
+    format: TableFormat = "iceberg"
+
+    def __post_init__(self) -> None:
+        self.tables = self.opened(self.store)
+
+    def declared(self, table: Table) -> Table:
+        """A table as it is declared in this lake's format."""
+        return replace(table, format=self.format)
+
+    def opened(self, store: ObjectStore) -> LakeTables:
+        """The lake's tables by another view of its store; every table is taken as one of the lake's format."""
+        return Formatted(open_tables(self.settings, store), self)
 
     def log(self, table: Table, fields: dict[str, str], required: Sequence[str] = ()) -> HandLog:
         """A new raw log in the lake's store."""
-        return HandLog(self.store, table, fields, required)
+        return HandLog(self.store, self.declared(table), fields, required)
 
     def apply(self, log: HandLog, upto: int | None = None) -> Applied:
         """Apply the log's entries, all or those up to a sequence."""
@@ -56,12 +68,18 @@ class Lake:
 
     def files(self, table: Table) -> dict[str, list[str]]:
         """Addresses of the data files in the store, by partition folder; those of old versions too."""
-        prefix = f"lake/{SOURCE}/{table.name}/data"
+        prefix = self.data(table)
         found: dict[str, list[str]] = {}
         for info in self.store.list(prefix):
+            if "/_delta_log/" in info.path:
+                continue
             folder, _, name = info.path.removeprefix(prefix + "/").rpartition("/")
             found.setdefault(folder, []).append(name)
         return found
+
+    def data(self, table: Table) -> str:
+        """The folder of the table's data files in the store."""
+        return self.tables.root(SOURCE, table) + ("/data" if self.format == "iceberg" else "")
 
     def check(self, log: HandLog, expected: Sequence[Row], sequence: int | None = None) -> None:
         """The table holds exactly these rows, and its marker says so: sequence, rows and a checksum that is recomputed."""
@@ -76,6 +94,17 @@ class Lake:
         assert sum(self.tables.partitions(SOURCE, table).values()) == marker.rows
 
 
+class Formatted:
+    """Lake tables in front of others: tables come in the lake's format."""
+
+    def __init__(self, tables: LakeTables, lake: Lake) -> None:
+        self._tables, self._lake = tables, lake
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._tables, name)
+        return lambda source, table, *more, **named: method(source, self._lake.declared(table), *more, **named)
+
+
 def sorted_rows(rows: Sequence[Row]) -> list[Row]:
     """Rows in an order that does not depend on how they came; keys whose value is None are left out."""
     return sorted(({name: value for name, value in row.items() if value is not None} for row in rows), key=repr)
@@ -84,13 +113,30 @@ def sorted_rows(rows: Sequence[Row]) -> list[Row]:
 @pytest.fixture(name="lake", params=LAKES)
 def lake_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     """Each lake in turn."""
-    engine, _, store = str(request.param).split("-")
+    return named_lake(request, tmp_path)
+
+
+@pytest.fixture(name="iceberg_lake", params=[name for name in LAKES if "-iceberg-" in name])
+def iceberg_lake_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """Each lake of Iceberg tables."""
+    return named_lake(request, tmp_path)
+
+
+@pytest.fixture(name="delta_lake", params=[name for name in LAKES if "-delta-" in name])
+def delta_lake_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """Each lake of Delta tables."""
+    return named_lake(request, tmp_path)
+
+
+def named_lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """The lake that a fixture's parameter names."""
+    engine, format_, store = str(request.param).split("-")
     if store == "s3":
         place = request.getfixturevalue("s3_store")
         catalog = request.getfixturevalue("postgres_database")
     else:
         place, catalog = StoreSettings(url=(tmp_path / "store").as_uri()), f"sqlite:///{tmp_path}/catalog.db?timeout=30"
-    return make_lake(tmp_path / "home", place, catalog, engine)
+    return make_lake(tmp_path / "home", place, catalog, engine, format_)
 
 
 @pytest.fixture(name="folder_lake")
@@ -101,13 +147,15 @@ def folder_lake_fixture(tmp_path: Path) -> Lake:
     )
 
 
-def make_lake(home: Path, store: StoreSettings, catalog: str, engine: str = "embedded", **more: Any) -> Lake:
+def make_lake(
+    home: Path, store: StoreSettings, catalog: str, engine: str = "embedded", format_: Any = "iceberg", **more: Any
+) -> Lake:
     """A lake from its parts."""
     settings = Settings.model_validate(
         {"home": home, "store": store, "catalog": CatalogSettings(url=SecretStr(catalog)), "engine": engine, "threads": 2, **more}
     )
     opened = open_store(settings.store)
-    return Lake(settings, opened, open_tables(settings, opened))
+    return Lake(settings, opened, format_)
 
 
 def process(work: Callable[..., None], *arguments: Any) -> BaseProcess:

@@ -10,7 +10,7 @@ from lakehouse.errors import ConfigurationError
 from lakehouse.settings import StoreSettings
 from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket
-from tests.lakes import Lake, lake_fixture, make_lake  # noqa: F401
+from tests.lakes import Lake, iceberg_lake_fixture, make_lake  # noqa: F401
 from tests.rawlogs import SOURCE, day
 
 USERS = Table("users", "upsert", ("id",), cursor="at", event_time="at", partition=bucket("id", 3), description="Who calls.")
@@ -29,12 +29,13 @@ def test_a_wrong_password_and_a_missing_database_are_configuration_errors(postgr
         make_lake(tmp_path, store, f"{postgres_database}_no").tables.state(SOURCE, USERS)
 
 
-def test_another_tool_reads_the_same_rows_ids_and_descriptions(lake: Lake) -> None:
+def test_another_tool_reads_the_same_rows_ids_and_descriptions(iceberg_lake: Lake) -> None:
     """pyiceberg by itself, with nothing of ours but the addresses, as Spark or DuckDB would."""
     from pyiceberg.catalog.sql import SqlCatalog
 
     from lakehouse.tables.iceberg.catalog import file_io_properties
 
+    lake = iceberg_lake
     log = lake.log(USERS, FIELDS, ("id",))
     rows = [{"id": key, "at": day(1), "tags": [str(key)], "extra": None} for key in range(20)]
     log.write("upsert", rows)
@@ -58,13 +59,14 @@ def test_another_tool_reads_the_same_rows_ids_and_descriptions(lake: Lake) -> No
     assert sum(task.file.record_count for task in table.scan("id == 3").plan_files()) < 20, "bounds prune no file"
 
 
-def test_a_commit_without_a_marker_by_another_tool_is_told_not_built_upon(lake: Lake) -> None:
+def test_a_commit_without_a_marker_by_another_tool_is_told_not_built_upon(iceberg_lake: Lake) -> None:
     import pyarrow as pa
     from pyiceberg.catalog.sql import SqlCatalog
 
     from lakehouse.errors import DamagedData
     from lakehouse.tables.iceberg.catalog import file_io_properties
 
+    lake = iceberg_lake
     log = lake.log(USERS, FIELDS, ("id",))
     log.write("upsert", [{"id": 1, "at": day(1)}])
     lake.apply(log)

@@ -56,8 +56,8 @@ def test_the_content_of_a_partition_is_told_anew_when_its_files_are_others(lake:
 
 def test_a_file_that_is_gone_or_has_another_size_shows(lake: Lake, log: HandLog) -> None:
     before = lake.tables.contents(SOURCE, LOGS)
-    prefix = f"lake/{SOURCE}/{LOGS.name}/data"
-    one, two = sorted(info.path for info in lake.store.list(prefix))[:2]
+    folders = sorted(lake.files(LOGS).items())
+    one, two = [f"{lake.data(LOGS)}/{folder}/{name}" for folder, names in folders for name in names][:2]
     lake.store.put(one, lake.store.get(one) + b"x")
     lake.store.delete(two)
     after = lake.tables.contents(SOURCE, LOGS)

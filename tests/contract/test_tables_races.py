@@ -6,10 +6,9 @@ import multiprocessing
 
 import pytest
 
-from lakehouse.errors import CommitConflict
+from lakehouse.errors import CommitConflict, StoreUnavailable
 from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket, days
-from lakehouse.tables import open_tables
 from tests.lakes import Lake, catch_up, lake_fixture, process, processes_done  # noqa: F401
 from tests.rawlogs import SOURCE, HandLog, Row, day, day_window
 
@@ -33,7 +32,7 @@ def test_two_processes_that_apply_the_same_entries_at_once_apply_them_once(lake:
     log, expected = upserts(lake, 6)
     barrier = multiprocessing.get_context("spawn").Barrier(2)
     whole = [log.entries]
-    processes_done([process(catch_up, lake.settings, USERS, whole, log.folder, barrier) for _ in range(2)])
+    processes_done([process(catch_up, lake.settings, log.table, whole, log.folder, barrier) for _ in range(2)])
     lake.check(log, expected)
     assert len(lake.tables.history(SOURCE, USERS)) == 1
 
@@ -43,7 +42,7 @@ def test_processes_that_apply_different_prefixes_leave_every_entry_in_once(lake:
     barrier = multiprocessing.get_context("spawn").Barrier(3)
     steps = [(1, 3, 6, 9), (2, 4, 7, 9), (9,)]
     busy = [
-        process(catch_up, lake.settings, USERS, [log.entries[:upto] for upto in upto_each], log.folder, barrier)
+        process(catch_up, lake.settings, log.table, [log.entries[:upto] for upto in upto_each], log.folder, barrier)
         for upto_each in steps
     ]
     processes_done(busy)
@@ -61,7 +60,7 @@ def test_processes_that_meet_on_a_table_of_days_apply_each_day_once(lake: Lake) 
         log.write("replace", rows, window=day_window(number))
     barrier = multiprocessing.get_context("spawn").Barrier(2)
     prefixes = [log.entries[:upto] for upto in range(1, 7)]
-    processes_done([process(catch_up, lake.settings, LOGS, prefixes, log.folder, barrier) for _ in range(2)])
+    processes_done([process(catch_up, lake.settings, log.table, prefixes, log.folder, barrier) for _ in range(2)])
     lake.check(log, expected)
     versions = lake.tables.history(SOURCE, LOGS)
     assert sorted(version.marker.sequence for version in versions) == [version.marker.sequence for version in versions]
@@ -91,7 +90,7 @@ def test_a_commit_that_slips_in_between_is_not_overwritten(lake: Lake, born: boo
     if born:
         lake.apply(log, 1)
     store = Meanwhile(lake.store, lambda: lake.apply(log, 3))
-    slow = open_tables(lake.settings, store)  # type: ignore[arg-type]
+    slow = lake.opened(store)  # type: ignore[arg-type]
     with pytest.raises(CommitConflict):
         slow.apply(SOURCE, USERS, log.entries[:2], log.folder)
     assert store.met
@@ -109,7 +108,7 @@ def test_a_commit_that_only_adds_files_is_not_put_on_top_of_anothers(lake: Lake)
     for number in (1, 2, 3):
         log.write("replace", [{"id": number, "at": day(number), "n": 0}], window=day_window(number))
     lake.apply(log, 1)
-    slow = open_tables(lake.settings, Meanwhile(lake.store, lambda: lake.apply(log, 2)))  # type: ignore[arg-type]
+    slow = lake.opened(Meanwhile(lake.store, lambda: lake.apply(log, 2)))  # type: ignore[arg-type]
     with pytest.raises(CommitConflict):
         slow.apply(SOURCE, LOGS, log.entries, log.folder)
     lake.check(log, [{"id": number, "at": day(number), "n": 0} for number in (1, 2)], sequence=2)
@@ -123,7 +122,7 @@ def test_a_watermark_does_not_go_back_when_no_rows_change(lake: Lake) -> None:
     for _ in range(3):
         log.write("replace", [{"id": 1, "at": day(1), "n": 0}], window=day_window(1))
     lake.apply(log, 1)
-    slow = open_tables(lake.settings, Meanwhile(lake.store, lambda: lake.apply(log, 3)))  # type: ignore[arg-type]
+    slow = lake.opened(Meanwhile(lake.store, lambda: lake.apply(log, 3)))  # type: ignore[arg-type]
     with pytest.raises(CommitConflict):
         slow.apply(SOURCE, LOGS, log.entries[:2], log.folder)
     lake.check(log, [{"id": 1, "at": day(1), "n": 0}])
@@ -134,7 +133,7 @@ def test_a_rollback_that_slips_in_between_is_not_undone(lake: Lake) -> None:
     lake.apply(log, 1)
     lake.apply(log, 2)
     first = lake.tables.history(SOURCE, USERS)[0]
-    slow = open_tables(lake.settings, Meanwhile(lake.store, lambda: lake.tables.rollback(SOURCE, USERS, first.version)))  # type: ignore[arg-type]
+    slow = lake.opened(Meanwhile(lake.store, lambda: lake.tables.rollback(SOURCE, USERS, first.version)))  # type: ignore[arg-type]
     with pytest.raises(CommitConflict):
         slow.apply(SOURCE, USERS, log.entries, log.folder)
     assert lake.marker(USERS).sequence == 1
@@ -144,29 +143,38 @@ def test_a_rollback_that_slips_in_between_is_not_undone(lake: Lake) -> None:
     lake.check(log, expected)
 
 
+def committer(lake: Lake) -> tuple[tuple[type, str], Exception]:
+    """The method by which the lake's format commits, and the error by which its answer can be lost."""
+    from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy.exc import OperationalError
+
+    said = "server closed the connection unexpectedly"
+    if lake.format == "iceberg":
+        return (SqlCatalog, "commit_table"), OperationalError("commit", {}, Exception(said))
+    return (type(lake.store), "put_new"), StoreUnavailable("writing", value=said, allowed="an answer", remedy="Run it again.")
+
+
 @pytest.mark.parametrize("went_through", [True, False])
 @pytest.mark.parametrize("born", [True, False])
 def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, born: bool, went_through: bool
 ) -> None:
-    from pyiceberg.catalog.sql import SqlCatalog
-    from sqlalchemy.exc import OperationalError
-
     log, expected = upserts(lake, 3)
     if born:
         lake.apply(log, 1)
-    commit = SqlCatalog.commit_table
+    claims, error = committer(lake)
+    commit = getattr(*claims)
 
     def lose_the_answer(*arguments: object, **named: object) -> object:
         if went_through:
-            commit(*arguments, **named)  # type: ignore[arg-type]
-        raise OperationalError("commit", {}, Exception("server closed the connection unexpectedly"))
+            commit(*arguments, **named)
+        raise error
 
-    monkeypatch.setattr(SqlCatalog, "commit_table", lose_the_answer)
+    monkeypatch.setattr(*claims, lose_the_answer)
     if went_through:
         assert lake.apply(log).state.current.marker.sequence == 3
     else:
-        with pytest.raises(CommitConflict, match="server closed the connection"):
+        with pytest.raises((CommitConflict, StoreUnavailable), match="server closed the connection"):
             lake.apply(log)
     monkeypatch.undo()
     assert lake.apply(log).entries == (0 if went_through else 3 - born)
@@ -177,7 +185,7 @@ def test_readers_see_whole_versions_while_writers_commit(lake: Lake) -> None:
     """Each version's rows and marker belong together, whichever moment a reader meets."""
     log, _ = upserts(lake, 8)
     lake.apply(log, 1)
-    writer = process(catch_up, lake.settings, USERS, [log.entries[:upto] for upto in range(2, 9)], log.folder)
+    writer = process(catch_up, lake.settings, log.table, [log.entries[:upto] for upto in range(2, 9)], log.folder)
     seen: set[int] = set()
     while writer.is_alive() or len(seen) == 0:
         state = lake.state(USERS)

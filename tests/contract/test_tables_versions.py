@@ -84,13 +84,13 @@ def test_after_a_rollback_marker_and_rows_are_the_old_ones_and_the_next_apply_ca
     before = lake.marker(LOGS)
     second = lake.tables.history(SOURCE, LOGS)[1]
     state = lake.tables.rollback(SOURCE, LOGS, second.version)
-    assert state.current == second == lake.state(LOGS).current
+    assert (state.current.marker, state.current) == (second.marker, lake.state(LOGS).current)
     lake.check(log, calls(1) + calls(2), sequence=2)
     applied = lake.apply(log)
     assert (applied.entries, applied.changed_days) == (2, ("2026-01-02", "2026-01-03"))
     assert lake.marker(LOGS) == before
     lake.check(log, calls(1) + calls(2, "/b") + calls(3))
-    assert len(lake.tables.history(SOURCE, LOGS)) == 5
+    assert len(lake.tables.history(SOURCE, LOGS)) == (6 if lake.format == "delta" else 5)
 
 
 def test_a_rollback_to_the_current_version_does_nothing(lake: Lake, log: HandLog) -> None:
@@ -111,7 +111,7 @@ def test_a_rollback_whose_answer_is_lost_is_known_to_have_happened(
         lake.tables.rollback(SOURCE, LOGS, second.version)
     assert lake.state(LOGS).current == current
     faults.arm("lake.rollback:after:error")
-    assert lake.tables.rollback(SOURCE, LOGS, second.version).current == second
+    assert lake.tables.rollback(SOURCE, LOGS, second.version).current.marker == second.marker
 
 
 def test_a_rollback_over_a_new_column_keeps_the_column_and_catches_up(lake: Lake, log: HandLog) -> None:

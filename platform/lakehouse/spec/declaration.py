@@ -17,7 +17,7 @@ Mode = Literal["append", "upsert", "snapshot"]
 Deletes = Literal["none", "sweep"]
 Privacy = Literal["drop", "mask", "tokenise"]
 Kind = Literal["postgres", "mongodb"]
-TableFormat = Literal["iceberg"]
+TableFormat = Literal["iceberg", "delta"]
 Mixed = Literal["refuse", "widen", "split"]
 
 DOCUMENT = "_document"

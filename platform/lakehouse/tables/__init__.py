@@ -21,13 +21,19 @@ def _iceberg(settings: Settings, store: ObjectStore) -> TableFormat:
     return IcebergTables(settings, store)
 
 
+def _delta(settings: Settings, store: ObjectStore) -> TableFormat:
+    from lakehouse.tables.delta.tables import DeltaTables
+
+    return DeltaTables(settings, store)
+
+
 def _embedded(settings: Settings, store: ObjectStore) -> FoldEngine:
     from lakehouse.tables.embedded.engine import EmbeddedEngine
 
     return EmbeddedEngine(settings, store)
 
 
-FORMATS: dict[str, Callable[[Settings, ObjectStore], TableFormat]] = {"iceberg": _iceberg}
+FORMATS: dict[str, Callable[[Settings, ObjectStore], TableFormat]] = {"iceberg": _iceberg, "delta": _delta}
 """Formats by the name that a declaration gives; nothing is imported before the first table of one is used."""
 
 ENGINES: dict[str, Callable[[Settings, ObjectStore], FoldEngine]] = {"embedded": _embedded}

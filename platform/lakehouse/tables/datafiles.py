@@ -88,6 +88,11 @@ class DataFiles:
                 for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=present, use_threads=False):
                     yield _encoded(batch, wanted)
 
+    def footer(self, url: str) -> pq.FileMetaData:
+        """The footer of a file."""
+        with self.reading(f"reading {url}"), self._opener(url) as stream:
+            return pq.read_metadata(stream)
+
     def copy(self, url: str, local: Path) -> Path:
         """A file on the local disk, proved."""
         with self.reading(f"reading {url}"), self._opener(url) as source, open(local, "wb") as target:

@@ -148,5 +148,8 @@ class LakeTables(Protocol):
         ...
 
     def rollback(self, source: str, table: Table, version: int) -> TableState:
-        """Make an earlier version the current one, marker and all, in one commit; the next apply catches up from there."""
+        """Lead the table back to an earlier version, marker and all, in one commit; the next apply catches up from there.
+
+        The state then: Iceberg makes that version the current one, Delta a new version that is like it.
+        """
         ...

@@ -1,0 +1,1 @@
+"""Delta tables: the log is written here, read with delta-rs."""
