@@ -6,10 +6,13 @@ STAMP := $(VENV)/.installed
 SPARK := $(VENV)/.installed-spark
 WORKERS := 2
 export UV_COMPILE_BYTECODE := 1
+ifdef ENGINE
+export LAKEHOUSE_ENGINE := $(ENGINE)
+endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run down check format test crash bench lock docs browser clean
+.PHONY: help install run spark cluster down check format test crash bench lock docs browser clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -28,12 +31,18 @@ $(SPARK): $(STAMP) requirements-spark.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements-spark.lock
 	@touch $(SPARK)
 
-run: $(STAMP) ## The main job, up to daily statistics; a smaller one: make run DEMO="--days 3 --users 60"
+run: $(if $(filter spark,$(ENGINE)),spark,$(STAMP)) ## The main job, up to daily statistics; a smaller one: make run DEMO="--days 3 --users 60"
 	$(BIN)/lakehouse up
 	$(BIN)/lakehouse demo load $(DEMO)
 	$(BIN)/lakehouse run
 	$(BIN)/lakehouse verify
 	@address=$$($(BIN)/lakehouse ui) && echo "Dagster UI: $$address"
+
+spark: $(SPARK) ## Get ready for Spark as the engine (LAKEHOUSE_ENGINE=spark, or make run ENGINE=spark): package and jars
+	@$(BIN)/lakehouse spark jars
+
+cluster: spark ## A Spark cluster of a master and two workers, until Ctrl-C
+	$(BIN)/python -m tests.cluster
 
 down: $(STAMP) ## Stop everything; the data stays (lakehouse down --wipe removes it)
 	$(BIN)/lakehouse down
@@ -49,7 +58,7 @@ format: $(STAMP) ## Put the code in form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(SPARK) browser ## All tests, on real servers
+test: spark browser ## All tests, on real servers
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 browser:

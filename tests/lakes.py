@@ -21,8 +21,15 @@ from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import Applied, LakeTables, TableState, open_tables
 from tests.rawlogs import SOURCE, HandLog, Row, digest, rows_of
 
-LAKES = ("embedded-iceberg-folder", "embedded-iceberg-s3", "embedded-delta-folder", "embedded-delta-s3")
-"""Engine, format and store of every lake that the suites run over."""
+LAKES = (
+    "embedded-iceberg-folder",
+    "embedded-iceberg-s3",
+    "embedded-delta-folder",
+    "embedded-delta-s3",
+    "spark-iceberg-s3",
+    "spark-delta-folder",
+)
+"""Engine, format and store of every lake that the suites run over: all pairs of two, but Spark on each store with one format."""
 
 
 @dataclass
@@ -136,7 +143,8 @@ def named_lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
         catalog = request.getfixturevalue("postgres_database")
     else:
         place, catalog = StoreSettings(url=(tmp_path / "store").as_uri()), f"sqlite:///{tmp_path}/catalog.db?timeout=30"
-    return make_lake(tmp_path / "home", place, catalog, engine, format_)
+    more = {"spark": {"shuffle_partitions": 2}} if engine == "spark" else {}
+    return make_lake(tmp_path / "home", place, catalog, engine, format_, **more)
 
 
 @pytest.fixture(name="folder_lake")

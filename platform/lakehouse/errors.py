@@ -16,6 +16,7 @@
         ├── WarehouseUnavailable       the warehouse did not answer
         ├── CommitConflict             another process moved the log or the table first
         ├── TooLate                    a write took so long that its files may be gone
+        ├── EngineFailed               Spark, or a part of it that was needed, died or refused
         └── ServiceFailed              an embedded server did not start or stop
 
 Each says what was tried, the value that was met, what was allowed, and what to do next.
@@ -105,6 +106,10 @@ class CommitConflict(TransientError):
 
 class TooLate(TransientError):
     """A write took longer than files are kept that nothing names; it was not claimed, and it can be done again."""
+
+
+class EngineFailed(TransientError):
+    """The engine that folds tables died, or refused the work; nothing was committed."""
 
 
 class ServiceFailed(TransientError):

@@ -100,6 +100,19 @@ class DagsterSettings(Section):
     port: int = Field(3000, description="Port of the web server; a taken one is replaced by a free one.", ge=0, le=65535)
 
 
+class SparkSettings(Section):
+    """Spark, where it is the engine."""
+
+    master: str = Field("local[*]", description="Spark's master: `local[*]`, `spark://host:7077`, `yarn`, `k8s://https://…`.")
+    remote: str = Field("", description="A Spark Connect server, `sc://host:15002`, instead of a master.")
+    driver_memory_mb: int = Field(1024, ge=512, description="Memory of Spark's driver, in MiB; of all of Spark, if it is local.")
+    executor_memory_mb: int = Field(1024, ge=512, description="Memory of one of Spark's executors, in MiB.")
+    shuffle_partitions: int = Field(64, ge=1, description="Parts of a shuffle, before small ones are merged.")
+    jars: Path | None = Field(None, description="Folder of the jars; empty: the user's cache. `lakehouse spark jars` fills it.")
+    ui: bool = Field(False, description="Whether Spark's own web page listens, on port 4040.")
+    conf: dict[str, str] = Field(default_factory=dict, description="Further lines of Spark's configuration, as a JSON object.")
+
+
 class ServicesFile(PydanticBaseSettingsSource):
     """Settings that `lakehouse up` recorded for the servers it started."""
 
@@ -141,6 +154,7 @@ class Settings(BaseSettings):
     warehouse: WarehouseSettings = Field(default_factory=WarehouseSettings, description="The warehouse.")
     catalog: CatalogSettings = Field(default_factory=CatalogSettings, description="The Iceberg catalog.")
     dagster: DagsterSettings = Field(default_factory=DagsterSettings, description="Dagster's storage and web server.")
+    spark: SparkSettings = Field(default_factory=SparkSettings, description="Spark.")
     privacy_key: SecretStr = Field(
         SecretStr(""), description="Key of the keyed hash that replaces columns declared `tokenise`; keep it for ever."
     )

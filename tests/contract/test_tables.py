@@ -58,7 +58,8 @@ def test_days_that_are_replaced_come_out_as_the_last_batch_said(lake: Lake) -> N
     assert (second.partitions, second.changed_days, second.rows_written) == (("at_day=2026-01-02",), ("2026-01-02",), 2)
     lake.check(log, calls(1) + calls(2, 2, "/b") + calls(3))
     assert lake.tables.partitions(SOURCE, LOGS) == {"at_day=2026-01-01": 4, "at_day=2026-01-02": 2, "at_day=2026-01-03": 4}
-    assert lake.rows(LOGS, partitions=["at_day=2026-01-02"], columns=["id"]) == [{"id": 200}, {"id": 201}]
+    ids = lake.rows(LOGS, partitions=["at_day=2026-01-02"], columns=["id"])
+    assert sorted_rows(ids) == [{"id": 200}, {"id": 201}]
 
 
 def test_only_touched_partitions_are_rewritten(lake: Lake) -> None:
@@ -324,7 +325,7 @@ def test_what_an_apply_needs_on_the_local_disk_is_gone_afterwards(lake: Lake) ->
     lake.store.put(f"{log.folder}/{entry.manifest.files[0].path}", b"not Parquet")
     with pytest.raises(DamagedData):
         lake.apply(log)
-    assert list((lake.settings.home / "tmp").iterdir()) == []
+    assert list((lake.settings.home / "tmp").glob("*")) == []
 
 
 def test_months_are_named_by_year_and_month(lake: Lake) -> None:

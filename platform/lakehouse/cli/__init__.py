@@ -32,6 +32,7 @@ _COMMANDS = {
     "rollback": "versions",
     "repair": "repair",
     "orphans": "orphans",
+    "spark": "spark",
 }
 
 

@@ -33,10 +33,16 @@ def _embedded(settings: Settings, store: ObjectStore) -> FoldEngine:
     return EmbeddedEngine(settings, store)
 
 
+def _spark(settings: Settings, store: ObjectStore) -> FoldEngine:
+    from lakehouse.tables.spark.engine import SparkEngine
+
+    return SparkEngine(settings, store)
+
+
 FORMATS: dict[str, Callable[[Settings, ObjectStore], TableFormat]] = {"iceberg": _iceberg, "delta": _delta}
 """Formats by the name that a declaration gives; nothing is imported before the first table of one is used."""
 
-ENGINES: dict[str, Callable[[Settings, ObjectStore], FoldEngine]] = {"embedded": _embedded}
+ENGINES: dict[str, Callable[[Settings, ObjectStore], FoldEngine]] = {"embedded": _embedded, "spark": _spark}
 """Engines by the name that the settings give. Each folds for every format, so that they can take turns on one table."""
 
 

@@ -152,6 +152,16 @@ def damaged(tried: str, found: str, allowed: str) -> DamagedData:
     )
 
 
+def raw_damaged(url: str, found: str, allowed: str) -> DamagedData:
+    """The error of a raw file that is not as it was landed."""
+    return DamagedData(
+        f"reading raw file {url}",
+        value=found,
+        allowed=allowed,
+        remedy="Run `lakehouse repair` on the table, or restore the file from a copy of the store; nothing was applied.",
+    )
+
+
 def partition_contents(store: ObjectStore, scheme: PartitionScheme, files: Sequence[DataFile]) -> dict[str, str]:
     """For each partition a hash of its data and delete files: address, size and time of the last write, as the store lists them.
 

@@ -21,9 +21,10 @@ from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.datafiles import DataFiles
 from lakehouse.tables.delta.log import CHECKSUM, ROWS, SEQUENCE, VERSION, DeltaLog
-from lakehouse.tables.delta.opening import open_table, opener
+from lakehouse.tables.delta.opening import open_table
 from lakehouse.tables.delta.schema import check_partitioning, fields_of, partition_name
 from lakehouse.tables.engine import TableState, TableVersion
+from lakehouse.tables.filesystem import opener
 from lakehouse.tables.format import DataFile
 from lakehouse.tables.partitions import PartitionScheme
 

@@ -1,26 +1,21 @@
-"""How delta-rs and pyarrow reach the object store that a deployment's settings name."""
+"""How delta-rs reaches the object store that a deployment's settings name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import cache
-from pathlib import Path
-from typing import IO
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from pyarrow import fs
 
 from lakehouse.errors import StoreUnavailable
 from lakehouse.settings import StoreSettings
 from lakehouse.tables.datafiles import damaged
+from lakehouse.tables.filesystem import is_folder, local_path
 
 
 def storage_options(store: StoreSettings) -> dict[str, str]:
     """delta-rs's options. It waits as long as the platform's own client does."""
-    if _is_folder(store):
+    if is_folder(store):
         return {}
     options = {
         "AWS_REGION": store.region,
@@ -44,7 +39,7 @@ def open_table(root: str, store: StoreSettings, version: int | None = None) -> D
 
     Raises DamagedData for a log that cannot be read, StoreUnavailable for a store that does not answer.
     """
-    place = _local(store, root) if _is_folder(store) else f"{store.url.rstrip('/')}/{quote(root)}"
+    place = local_path(store, root) if is_folder(store) else f"{store.url.rstrip('/')}/{quote(root)}"
     tried = f"reading the Delta log of {place}" + ("" if version is None else f" up to version {version}")
     try:
         return DeltaTable(place, version=version, storage_options=storage_options(store))
@@ -59,39 +54,6 @@ def open_table(root: str, store: StoreSettings, version: int | None = None) -> D
             allowed=f"an answer from {store.endpoint or 'the object store'}",
             remedy="Look at the store, then run this again.",
         ) from error
-
-
-def opener(store: StoreSettings) -> Callable[[str], AbstractContextManager[IO[bytes]]]:
-    """What opens a path of the store for reading; FileNotFoundError when there is nothing."""
-
-    @cache
-    def system() -> fs.FileSystem:
-        if _is_folder(store):
-            return fs.LocalFileSystem()
-        keys = {}
-        if store.access_key and store.secret_key:
-            keys = {"access_key": store.access_key.get_secret_value(), "secret_key": store.secret_key.get_secret_value()}
-        return fs.S3FileSystem(
-            region=store.region,
-            endpoint_override=store.endpoint,
-            connect_timeout=store.connect_seconds,
-            request_timeout=store.answer_seconds,
-            **keys,
-        )
-
-    def opened(path: str) -> AbstractContextManager[IO[bytes]]:
-        place = _local(store, path) if _is_folder(store) else f"{store.url.removeprefix('s3://').rstrip('/')}/{path}"
-        return system().open_input_file(place)  # type: ignore[no-any-return]
-
-    return opened
-
-
-def _is_folder(store: StoreSettings) -> bool:
-    return not store.url.startswith("s3://")
-
-
-def _local(store: StoreSettings, path: str) -> str:
-    return str(Path(unquote(urlsplit(store.url).path)) / path)
 
 
 def _first_line(error: Exception) -> str:

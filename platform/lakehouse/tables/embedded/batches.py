@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lakehouse.errors import DamagedData
 from lakehouse.spec import LogEntry, Manifest, RawFile
 from lakehouse.stores import ObjectStore
+from lakehouse.tables.datafiles import raw_damaged
 from lakehouse.tables.embedded.localrows import LocalRows
 
 _DOWNLOADS = 4
@@ -68,23 +68,14 @@ def _fetch(store: ObjectStore, path: str, file: RawFile, local: Path) -> Path:
     try:
         store.download(path, local)
     except FileNotFoundError:
-        raise _damaged(store, path, "the file is gone", f"{file.bytes} bytes") from None
+        raise raw_damaged(store.url_of(path), "the file is gone", f"{file.bytes} bytes") from None
     size = local.stat().st_size
     if size != file.bytes:
-        raise _damaged(store, path, f"{size} bytes", f"{file.bytes} bytes, as its manifest says")
+        raise raw_damaged(store.url_of(path), f"{size} bytes", f"{file.bytes} bytes, as its manifest says")
     digest = hashlib.sha256()
     with open(local, "rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
     if digest.hexdigest() != file.sha256:
-        raise _damaged(store, path, f"SHA-256 {digest.hexdigest()}", f"SHA-256 {file.sha256}, as its manifest says")
+        raise raw_damaged(store.url_of(path), f"SHA-256 {digest.hexdigest()}", f"SHA-256 {file.sha256}, as its manifest says")
     return local
-
-
-def _damaged(store: ObjectStore, path: str, value: str, allowed: str) -> DamagedData:
-    return DamagedData(
-        f"reading raw file {store.url_of(path)}",
-        value=value,
-        allowed=allowed,
-        remedy="Run `lakehouse repair` on the table, or restore the file from a copy of the store; nothing was applied.",
-    )

@@ -1,0 +1,40 @@
+"""`spark`: what Spark needs before it can be the engine."""
+
+from __future__ import annotations
+
+import click
+
+from lakehouse.cli.terminal import print_table, say, size_of
+from lakehouse.settings import current_settings
+
+
+@click.group()
+def spark() -> None:
+    """Spark as the engine that builds lake tables (LAKEHOUSE_ENGINE=spark): its jars, and its configuration."""
+
+
+@spark.command()
+def jars() -> None:
+    """Bring the pinned jars by Spark's own resolver, once for all deployments of a user, and prove each by its checksum.
+
+    A mirror or a proxy is named as Spark knows it: LAKEHOUSE_SPARK__CONF='{"spark.jars.ivySettings": "/path/ivysettings.xml"}'.
+    """
+    from lakehouse.tables.spark.jars import bring_jars, default_folder
+    from lakehouse.tables.spark.java import check_java
+
+    settings = current_settings()
+    check_java()
+    folder = settings.spark.jars or default_folder()
+    found = bring_jars(folder, settings.spark.conf)
+    say(f"{len(found)} jars, {size_of(sum(path.stat().st_size for path in found))}, in {folder}")
+
+
+@spark.command()
+def conf() -> None:
+    """Show Spark's configuration, each line with its reason; secrets are left out."""
+    from lakehouse.tables.spark.session import configuration
+
+    settings = current_settings()
+    rows = [(line.key, "***" if line.is_secret else line.value, line.reason) for line in configuration(settings)]
+    own = [(key, value, "LAKEHOUSE_SPARK__CONF") for key, value in settings.spark.conf.items()]
+    print_table(("key", "value", "reason"), rows + own)

@@ -1,0 +1,149 @@
+"""Raw batches, old files and their partitions as Spark's relations. Everything here is a plan; nothing is read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as fn
+from pyspark.sql.pandas.functions import arrow_udf
+from pyspark.sql.types import StructType
+
+from lakehouse.spec import FieldSpec, LogEntry
+from lakehouse.spec.types import list_element, struct_fields
+from lakehouse.tables.columns import field_specs
+from lakehouse.tables.partitions import NULL, PartitionScheme
+from lakehouse.tables.spark.work import names_of
+
+PARTITION, SEQUENCE, POSITION = "_partition", "_sequence", "_position"
+_FILE_ROWS = 2**40
+"""More than the rows of any file: a row's place in its batch is its file's number times this and its place in the file."""
+
+_SIMPLE = {
+    "bool": "boolean",
+    "int32": "integer",
+    "int64": "long",
+    "float32": "float",
+    "float64": "double",
+    "string": "string",
+    "json": "string",
+    "binary": "binary",
+    "date": "date",
+    "timestamp": "timestamp",
+}
+
+
+def column(name: str, alias: str = "") -> Column:
+    """A column by its name, whatever characters are in it."""
+    quoted = "`" + name.replace("`", "``") + "`"
+    return fn.col(f"{alias}.{quoted}" if alias else quoted)
+
+
+def spark_type(declared: str) -> Any:
+    """The type of a declared one, as Spark's JSON has it."""
+    if (element := list_element(declared)) is not None:
+        return {"type": "array", "elementType": spark_type(element), "containsNull": True}
+    if (fields := struct_fields(declared)) is not None:
+        inner = [{"name": name, "type": spark_type(type_), "nullable": True, "metadata": {}} for name, type_ in fields]
+        return {"type": "struct", "fields": inner}
+    return _SIMPLE.get(declared) or declared.replace(" ", "")
+
+
+def spark_schema(fields: Sequence[FieldSpec]) -> StructType:
+    """The columns of files; all may be null, since what reads them says so itself."""
+    told = [{"name": f.name, "type": spark_type(f.type), "nullable": True, "metadata": {}} for f in fields]
+    return StructType.fromJson({"type": "struct", "fields": told})
+
+
+def read_files(session: SparkSession, urls: Sequence[str], fields: Sequence[FieldSpec]) -> DataFrame:
+    """The rows of Parquet files, read by the executors; folders named `key=value` mean nothing."""
+    schema = spark_schema(fields)
+    if not urls:
+        return session.createDataFrame([], schema)
+    return session.read.schema(schema).option("recursiveFileLookup", "true").parquet(*urls)
+
+
+def batch_rows(session: SparkSession, entry: LogEntry, root: str, schema: pa.Schema) -> DataFrame:
+    """The rows of one batch in the columns of `schema` (what it lacks is null), with `_sequence` and `_position`."""
+    fields, files = entry.manifest.fields, entry.manifest.files
+    frame = read_files(session, [f"{root}/{file.path}" for file in files], fields)
+    position = fn.lit(0).cast("long")
+    if files:
+        numbers = [fn.lit(value) for pair in enumerate(files) for value in (pair[1].path.rpartition("/")[2], pair[0])]
+        number = fn.create_map(*numbers)[fn.col("_metadata.file_name")]
+        position = number.cast("long") * fn.lit(_FILE_ROWS) + fn.col("_metadata.row_index")
+    return frame.select(
+        *as_columns({field.name for field in fields}, schema),
+        fn.lit(entry.sequence).cast("long").alias(SEQUENCE),
+        position.alias(POSITION),
+    )
+
+
+def as_columns(present: set[str], schema: pa.Schema) -> list[Column]:
+    """The columns of `schema` of a relation that has some of them."""
+    wanted = spark_schema(field_specs(schema))
+    return [
+        (column(field.name) if field.name in present else fn.lit(None)).cast(field.dataType).alias(field.name) for field in wanted
+    ]
+
+
+def union(frames: Sequence[DataFrame]) -> DataFrame:
+    """The rows of all; they have the same columns."""
+    return reduce(DataFrame.unionAll, frames)
+
+
+def partition_of(scheme: PartitionScheme) -> Column:
+    """The partition's name of each row, as `PartitionScheme` has it."""
+    partitioning = scheme.partitioning
+    if partitioning.column is None:
+        return fn.lit(scheme.name(None))
+    value = column(partitioning.column)
+    if partitioning.transform == "day":
+        text = _day_text(fn.unix_date(value.cast("date")), value.cast("date").cast("string"))
+    elif partitioning.transform == "month":
+        date = value.cast("date")
+        text = _month_text((fn.year(date) - 1970) * 12 + fn.month(date) - 1, fn.substring(date.cast("string"), 1, 7))
+    else:
+        named: Column = _named(scheme)(value)
+        return named
+    return fn.concat(fn.lit(f"{scheme.field}="), fn.coalesce(text, fn.lit(NULL)))
+
+
+def _day_text(number: Column, text: Column) -> Column:
+    return fn.when(number.between(_FIRST_DAY, _LAST_DAY), text).otherwise(fn.format_string("%+d", number))
+
+
+def _month_text(number: Column, text: Column) -> Column:
+    return fn.when(number.between(_FIRST_MONTH, _LAST_MONTH), text).otherwise(fn.format_string("%+d", number))
+
+
+_FIRST_DAY, _LAST_DAY = -719162, 2932896
+_FIRST_MONTH, _LAST_MONTH = -1969 * 12, 8030 * 12 - 1
+"""1 January of the year 1, 31 December of the year 9999: within them a day or month is named by its date."""
+
+
+def _named(scheme: PartitionScheme) -> Any:
+    """A function of a column of values: the name of each one's partition, found once for each distinct value."""
+
+    def names(values: pa.Array) -> pa.Array:
+        return names_of(scheme, values)
+
+    return arrow_udf(names, "string")  # type: ignore[call-overload]  # the type that is meant is found at run time
+
+
+def keys_frame(schema: pa.Schema, keys: Sequence[str]) -> pa.Schema:
+    """The columns of `schema` that are keys."""
+    return pa.schema([schema.field(name) for name in keys])
+
+
+def same_key(left: str, right: str, keys: Sequence[str]) -> Column:
+    """Whether the keys of two relations, by their aliases, are the same; a null is the same as a null."""
+    return reduce(Column.__and__, (column(name, left).eqNullSafe(column(name, right)) for name in keys))
+
+
+def nothing(session: SparkSession, schema: pa.Schema) -> DataFrame:
+    """No rows, in the columns of `schema`."""
+    return session.createDataFrame([], spark_schema(field_specs(schema)))
