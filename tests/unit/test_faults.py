@@ -23,7 +23,7 @@ HOPS = ("stores", "raw", "tables", "warehouse/clickhouse", "pipeline", "orchestr
 """What moves rows; the embedded servers and Dagster's own storage are beside it."""
 EFFECTS = re.compile(
     r"obstore\.(put|delete|copy|rename)|os\.(link|replace|rename)|.*\.unlink|.*\.commit_transaction|producer\.commit"
-    r"|.*\)\.commit|session\.commit|.*\.create_namespace\w*|SqlCatalog\._write_metadata|.*\.drop_table|.*\.(command|raw_insert)|dbtRunner\(\)\.invoke"
+    r"|.*\)\.commit|session\.commit|.*\.create_namespace\w*|SqlCatalog\._write_metadata|.*\.drop_table|.*\.(command|raw_insert)|dbt\.build"
 )
 """Calls of libraries that change something outside of the process."""
 LOCAL = {"unfinished.unlink", "path.unlink", "local.path.unlink", "local.unlink", "file.path.unlink", "file.unlink"}

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lakehouse.errors import ServiceFailed
 from lakehouse.orchestration.automation import RUN_JOB
+from lakehouse.orchestration.dbt_process import dbt_ahead
 from lakehouse.orchestration.dead_runs import PROCESS, ending_dead_runs, this_process
 from lakehouse.orchestration.keys import FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
 from lakehouse.pipeline.deployment import Deployment
@@ -79,7 +80,7 @@ def execute(
     selection = None if everything else [*keys, *_statistics_keys(job)]
     tags = range_tags(days) | ({} if asked else {ONLY_DUE: "true"}) | ({FULL: "true"} if full else {})
     run_id = str(uuid.uuid4())
-    with _storage(deployment.settings), dg.DagsterInstance.get() as instance:
+    with dbt_ahead(), _storage(deployment.settings), dg.DagsterInstance.get() as instance:
         # Dagster's Postgres storage connects anew for each event, some 1,400 times in an empty run, unless it is told to hold on.
         instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
         instance.add_event_listener(run_id, lambda entry: _tell(entry, on_event))
