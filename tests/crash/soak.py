@@ -28,8 +28,8 @@ WORKERS = (
     *("tick", "extract", "extract", "backfill", "apply", "apply", "publish", "publish"),
     *("repair", "rollback", "orphans"),
 )
-LONGEST_WRITE_HOURS = 1 / 40
-"""Ninety seconds; what is twice as old and named by nobody is removed. A batch here takes seconds."""
+LONGEST_WRITE_HOURS = 1 / 60
+"""One minute; what is twice as old and named by nobody is removed. A batch here takes seconds."""
 SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 SERVER_SHARE = 0.06
 """Of the kills; a server takes seconds to come back, in which little else happens."""
