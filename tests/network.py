@@ -72,7 +72,8 @@ class Network:
             return self.hits <= self.times
 
     def _carry(self, client: socket.socket) -> None:
-        with suppress(OSError), socket.create_connection(self.target) as server:
+        # A connection that `heals` closes in the middle has no number any more: ValueError.
+        with suppress(OSError, ValueError), socket.create_connection(self.target) as server:
             with self.lock:
                 self.open |= {client, server}
             if self.fault == "slow down" and self._hit():

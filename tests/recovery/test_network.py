@@ -172,6 +172,7 @@ def test_a_broken_network_ends_the_hop_with_an_error_that_names_the_server_and_t
             shop.order(960 + 10 * number, 5, FIRST + timedelta(days=2, hours=8 + number))
             shop.click(5, FIRST + timedelta(days=1, hours=8 + number))
             network.breaks(fault)
+            shop.deployment = Deployment(shop.deployment.settings, shop.deployment.sources)
             hops(shop)
             assert network.taken, fault
             network.heals()
@@ -182,9 +183,7 @@ def test_a_broken_network_ends_the_hop_with_an_error_that_names_the_server_and_t
 
 
 @pytest.mark.parametrize("server", sorted(SERVERS))
-def test_a_refused_connection_and_an_unknown_name_are_said_and_nothing_is_done_by_halves(
-    shop: Shop, server: str
-) -> None:
+def test_a_refused_connection_and_an_unknown_name_are_said_and_nothing_is_done_by_halves(shop: Shop, server: str) -> None:
     direct, of = shop.deployment.settings, SERVERS[server]
     for host in (LOOPBACK, NOWHERE):
         with socket.create_server((LOOPBACK, 0)) as closed:
