@@ -15,7 +15,7 @@ from lakehouse.orchestration.automation import RUN_JOB
 from lakehouse.orchestration.dbt_process import dbt_ahead
 from lakehouse.orchestration.dead_runs import PROCESS, ending_dead_runs, this_process
 from lakehouse.orchestration.keys import FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
-from lakehouse.orchestration.storage import storage
+from lakehouse.orchestration.storage import hold_on, storage
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import DayRange, due_days, last_extent
 from lakehouse.spec import Source, Table
@@ -76,8 +76,7 @@ def execute(
     tags = range_tags(days) | ({} if asked else {ONLY_DUE: "true"}) | ({FULL: "true"} if full else {})
     run_id = str(uuid.uuid4())
     with dbt_ahead(), storage(deployment.settings), dg.DagsterInstance.get() as instance:
-        # Dagster's Postgres storage connects anew for each event, some 1,400 times in an empty run, unless it is told to hold on.
-        instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+        hold_on(instance)
         instance.add_event_listener(run_id, lambda entry: _tell(entry, on_event))
         with ending_dead_runs(instance, on_event, one_machine=deployment.settings.profile == "embedded"):
             result = job.execute_in_process(
