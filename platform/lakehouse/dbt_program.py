@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from typing import Any
@@ -24,6 +25,7 @@ QUIET = ["--log-level", "warn", "--no-use-colors", "--no-write-json"]
 def main() -> None:
     """Get ready, wait for the question, answer it."""
     folder = sys.argv[1]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it is interrupted too, and ends it
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
