@@ -27,6 +27,7 @@ def matrix(shop: Shop, tmp_path: Path) -> Iterator[Matrix]:
     assert matrix.tally.rows_checked > 0
 
 
+@pytest.mark.timeout(1200)
 def test_after_a_fault_at_any_point_the_next_run_loses_and_doubles_nothing(matrix: Matrix) -> None:
     others = STATES.keys() - {FRESH, LATER}
     cases = matrix.cases((FRESH, LATER)) + matrix.cases(sorted(others), tables=["shop.orders"])
