@@ -155,6 +155,8 @@ class Matrix:
             self._change(table)
         if state in ("advanced", "unreadable"):
             take(deployment, table)
+        if STATES[state] == "repair":
+            WORK["statistics"](deployment, table)  # so that the repair has something to forget
         if state == "foreign":
             name = f"`{deployment.settings.warehouse.database}`.`{source.name}__{declared.name}`"
             deployment.warehouse.query(f"drop table {name} sync")
