@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import runpy
 import time
 from collections.abc import Callable, Sequence
@@ -173,6 +174,11 @@ def apart(settings: Settings, copy: int) -> Settings:
     )
 
 
+def cpu_seconds() -> float:
+    """Of this process and of those that it started and waited for, dbt's for one."""
+    return sum(os.times()[:4])
+
+
 def main() -> None:
     """Do what the arguments say, and print what it cost."""
     parser = argparse.ArgumentParser(prog="benchmarks.step", description=__doc__)
@@ -188,9 +194,9 @@ def main() -> None:
     chosen = here.select(given.tables)
     if given.hop.startswith("read-"):
         HOPS[given.hop](here, chosen)  # what is imported and connected once is no part of a rate
-    began, cpu = time.monotonic(), time.process_time()
+    began, cpu = time.monotonic(), cpu_seconds()
     rows = load(here.settings, given.users, given.api_logs) if given.hop == "load" else HOPS[given.hop](here, chosen)
-    told = {"rows": rows, "seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
+    told = {"rows": rows, "seconds": time.monotonic() - began, "cpu_seconds": cpu_seconds() - cpu}
     print(json.dumps(told))
 
 

@@ -22,7 +22,8 @@ BODY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce
 
 @dataclass
 class Network:
-    """What the proxy does with connections from now on. after: bytes of answers that pass before. hits: connections it broke."""
+    """What the proxy does with connections from now on. after: bytes of answers that pass before. hits: connections it broke.
+    carried: bytes that passed since the fault began."""
 
     target: tuple[str, int]
     listener: socket.socket
@@ -31,6 +32,7 @@ class Network:
     times: int = 1 << 30
     hits: int = 0
     taken: int = 0
+    carried: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     closing: threading.Event = field(default_factory=threading.Event)
     open: set[socket.socket] = field(default_factory=set)
@@ -42,7 +44,7 @@ class Network:
 
     def breaks(self, fault: Fault, *, after: int = 0, times: int = 1 << 30) -> None:
         """Begin a fault; it holds for connections that are open, too."""
-        self.fault, self.after, self.times, self.hits, self.taken = fault, after, times, 0, 0
+        self.fault, self.after, self.times, self.hits, self.taken, self.carried = fault, after, times, 0, 0, 0
 
     def heals(self) -> None:
         """Let everything through, and end what a fault has left open."""
@@ -72,7 +74,8 @@ class Network:
             return self.hits <= self.times
 
     def _carry(self, client: socket.socket) -> None:
-        with suppress(OSError), socket.create_connection(self.target) as server:
+        # A connection that `heals` closes in the middle has no number any more: ValueError.
+        with suppress(OSError, ValueError), socket.create_connection(self.target) as server:
             with self.lock:
                 self.open |= {client, server}
             if self.fault == "slow down" and self._hit():
@@ -97,6 +100,7 @@ class Network:
                     self.closing.wait(0.02)
                 (server if ready is client else client).sendall(data)
                 passed += len(data) if ready is server else 0
+                self.carried += len(data)
 
     def _break(self, client: socket.socket) -> None:
         if self.fault == "reset":

@@ -1,8 +1,9 @@
-"""Every fault point of every table's way, killed or failed just before and just after, then run again and compared.
+"""Every fault point, killed or failed just before and just after, then run again and compared.
 
-A case is one table (one of each mode and kind of source), fresh or with a history, and one fault. The process that takes the
-table's way dies of it or fails; what readers see then must be whole; one more run without a fault must make every copy equal, row
-by row, to what the source committed. Nothing else is done.
+A case is one table (one of each mode and kind of source), the state that it is in, and one fault. The process that takes the
+table's way, or that repairs it, verifies it, rolls it back, removes its orphans, dies of it or fails; what readers see then must
+be whole. One more run without a fault must make every copy equal, row by row, to what the source committed. Nothing else is done:
+a repair or a rollback that died is begun again by whoever wanted it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,18 +22,32 @@ from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.services.processes import poll
 from tests.conftest import fresh_name
-from tests.crash.passage import FAILED, Passed, go_on, points_in, start, stopped, take
+from tests.crash.passage import FAILED, WORK, Passed, go_on, points_in, start, stopped, take
 from tests.crash.tally import Tally
 from tests.shop import FIRST, Shop
 
 TABLES = ("shop.orders", "shop.customers", "shop.prices", "clicks.clicks")
 PATIENCE = 120
+BROKEN = b"{"
+"""No JSON document."""
 FRESH, LATER = "fresh", "later"
+STATES = {
+    FRESH: "take",
+    LATER: "take",
+    "foreign": "repair",
+    "unreadable": "repair",
+    "whole": "verify",
+    "advanced": "rollback",
+    "littered": "orphans",
+    "uncounted": "statistics",
+}
+"""The states of a table, and what is done to it in each. foreign: somebody put a table of his own in the published one's place;
+unreadable: the catalog leads to metadata that does not parse; advanced: its newest version is to be taken back."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A table, whether it is new to the platform, and a fault on its way."""
+    """A table, the state that it is in, and a fault in what is done to it."""
 
     table: str
     state: str
@@ -41,6 +56,11 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.table} ({self.state}) {self.passed.fault(self.action)}"
+
+    @property
+    def work(self) -> str:
+        """What is done to it."""
+        return STATES[self.state]
 
 
 @dataclass
@@ -52,17 +72,19 @@ class Matrix:
     tally: Tally = field(default_factory=lambda: Tally("fault points"))
     _changes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def cases(self, actions: Sequence[str] = ("kill", "error")) -> list[Case]:
-        """All cases, from what an undisturbed passage of each table goes by."""
+    def cases(
+        self, states: Collection[str], actions: Sequence[str] = ("kill", "error"), tables: Sequence[str] = TABLES
+    ) -> list[Case]:
+        """All cases of these states, from what an undisturbed passage of each table goes by."""
         found = []
-        for table in TABLES:
-            for state in (FRESH, LATER):
-                deployment = self._prepared(table, state)
-                seen = self.scratch / f"{table}-{state}"
-                passage = start(deployment.settings, table, seen=seen)
-                passage.join(PATIENCE)
-                assert passage.exitcode == 0, (table, state, passage.exitcode)
-                found += [Case(table, state, passed, action) for passed in points_in(seen) for action in actions]
+        for table, state in itertools.product(tables, states):
+            deployment = self._prepared(table, state)
+            seen = self.scratch / f"{table}-{state}"
+            passage = start(deployment.settings, table, work=STATES[state], seen=seen)
+            passage.join(PATIENCE)
+            assert passage.exitcode == 0, (table, state, passage.exitcode)
+            found += [Case(table, state, passed, action) for passed in points_in(seen) for action in actions]
+            self._end(deployment, state)
         return found
 
     def run(self, case: Case) -> None:
@@ -70,7 +92,7 @@ class Matrix:
         deployment = self._prepared(case.table, case.state)
         self.tally.points.add(case.passed.point)
         fault = case.passed.fault(case.action)
-        passage = start(deployment.settings, case.table, fault=fault)
+        passage = start(deployment.settings, case.table, work=case.work, fault=fault)
         passage.join(PATIENCE)
         expected = {-signal.SIGKILL} if case.action == "kill" else {0, FAILED}
         if passage.exitcode not in expected:
@@ -78,13 +100,15 @@ class Matrix:
             passage.kill()
         self.tally.kills += case.action == "kill"
         self.tally.failures += case.action != "kill"
-        self._look(deployment, case)
+        if case.work != "repair":
+            self._look(deployment, case)
         began = time.perf_counter()
+        if case.work != "rollback":
+            WORK[case.work](deployment, case.table)
         take(deployment, case.table)
         self.tally.recovery.append(time.perf_counter() - began)
         self._compare(deployment, case)
-        if case.state == FRESH:
-            deployment.warehouse.query(f"drop database `{deployment.settings.warehouse.database}`")
+        self._end(deployment, case.state)
 
     def overlap(self, case: Case, meanwhile: Callable[[Deployment, Case], None]) -> None:
         """One process stops at a point, others do something, then it goes on: the result is as if they had come one by one.
@@ -123,10 +147,42 @@ class Matrix:
 
     def _prepared(self, table: str, state: str) -> Deployment:
         """A deployment in which the table has something new, and a history or none."""
+        deployment = self.shop.deployment
+        source, declared = deployment.select([table])[0]
         if state == FRESH:
             return self._fresh()
-        self._change(table)
-        return self.shop.deployment
+        if state in (LATER, "advanced", "unreadable"):
+            self._change(table)
+        if state in ("advanced", "unreadable"):
+            take(deployment, table)
+        if STATES[state] == "repair":
+            WORK["statistics"](deployment, table)  # so that the repair has something to forget
+        if state == "foreign":
+            name = f"`{deployment.settings.warehouse.database}`.`{source.name}__{declared.name}`"
+            deployment.warehouse.query(f"drop table {name} sync")
+            deployment.warehouse.query(f"create table {name} (mine UInt8) engine = MergeTree order by mine")
+            deployment.warehouse.query(f"insert into {name} values (7)")
+        elif state == "unreadable":
+            metadata = deployment.store.list(f"lake/{source.name}/{declared.name}/metadata")
+            whole = [info for info in metadata if info.path.endswith(".metadata.json") and info.size > len(BROKEN)]
+            deployment.store.put(max(whole, key=lambda info: (info.modified, info.path)).path, BROKEN)
+        elif state == "littered":
+            deployment.store.put(f"{deployment.log(source, declared).folder}/dead-0.parquet", b"12345")
+        return deployment
+
+    def _end(self, deployment: Deployment, state: str) -> None:
+        """Remove what only this case needed. A table that somebody had put there must still be somewhere."""
+        database = deployment.settings.warehouse.database
+        if state == FRESH:
+            deployment.warehouse.query(f"drop database `{database}`")
+        if state == "foreign":
+            like = f"select name from system.tables where database = '{database}' and startsWith(name, '__kept__')"
+            kept = deployment.warehouse.query(like)["name"].to_pylist()
+            rows = [deployment.warehouse.query(f"select * from `{database}`.`{name}`").to_pylist() for name in kept]
+            if rows != [[{"mine": 7}]]:
+                self.tally.problems.append(f"{state}: the table that was there before is not kept: {kept}, {rows}")
+            for name in kept:
+                deployment.warehouse.query(f"drop table `{database}`.`{name}` sync")
 
     def _fresh(self) -> Deployment:
         """The same sources, with an empty store, lake and warehouse."""
@@ -197,13 +253,20 @@ def _free(case: Case) -> str:
 
 
 def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
-    """A bounded choice: each point, fresh and later, killed before and after and with its answer lost, at one of its tables."""
+    """A bounded choice: each point, killed before and after and with its answer lost, at one of its tables.
+
+    Killed on its way fresh and later both; in the other states only points that the way of a table does not come by.
+    """
+    on_the_way = {case.passed.point for case in cases if case.work == "take"}
     dice = random.Random(seed)
     groups: dict[tuple[str, str, str, str], list[Case]] = {}
     for case in cases:
         if (case.passed.moment, case.action) == ("before", "error"):
             continue
-        groups.setdefault((case.state, case.passed.point, case.passed.moment, case.action), []).append(case)
+        if case.work != "take" and case.passed.point in on_the_way:
+            continue
+        state = case.state if (case.work, case.action) == ("take", "kill") else ""
+        groups.setdefault((state, case.passed.point, case.passed.moment, case.action), []).append(case)
     return [dice.choice(group) for group in groups.values()]
 
 

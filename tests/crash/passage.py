@@ -1,12 +1,12 @@
-"""The way of one table in a process of its own, which a fault may end: what happens there, and how it is started."""
+"""What is done to one table in a process of its own, which a fault may end: its whole way, or what else there is to do."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -15,7 +15,13 @@ from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
+from lakehouse.pipeline.orphans import find_orphans, remove_orphans
 from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.repair import plan_repair, repair_table
+from lakehouse.pipeline.rollback import rollback_table
+from lakehouse.pipeline.statistics import mark_built, stale_statistics
+from lakehouse.pipeline.verify import verify_source_tables
+from lakehouse.pipeline.verify_results import keep_results
 from lakehouse.settings import Settings
 from tests.crash.forks import FORKS
 from tests.shop import CLICKS, SHOP
@@ -37,9 +43,9 @@ class Passed:
         return f"{self.point}:{self.moment}:{action}:{self.nth}"
 
 
-def start(settings: Settings, table: str, *, fault: str = "", seen: Path | None = None) -> BaseProcess:
+def start(settings: Settings, table: str, *, work: str = "take", fault: str = "", seen: Path | None = None) -> BaseProcess:
     """Start a passage of a table (`source.table`); with a fault, or writing the points that it passes to `seen`."""
-    process = FORKS.Process(target=_pass, args=(settings, table, fault, seen))
+    process = FORKS.Process(target=_pass, args=(settings, table, work, fault, seen))
     process.start()
     return process
 
@@ -71,6 +77,44 @@ def take(deployment: Deployment, name: str, *, upto: str = "warehouse") -> None:
         publish_table(deployment, source, table)
 
 
+def _repair(deployment: Deployment, name: str) -> None:
+    source, table = deployment.select([name])[0]
+    repair_table(deployment, source, table, plan_repair(deployment, source, table))
+
+
+def _verify(deployment: Deployment, name: str) -> None:
+    source, table = deployment.select([name])[0]
+    keep_results(deployment, verify_source_tables(deployment, source, [table]))
+
+
+def _rollback(deployment: Deployment, name: str) -> None:
+    source, table = deployment.select([name])[0]
+    rollback_table(deployment, source, table, deployment.lake.history(source.name, table)[-2].version)
+
+
+def _orphans(deployment: Deployment, name: str) -> None:
+    """Remove what nothing names, however young it is: nobody else is writing."""
+    found = find_orphans(deployment, deployment.select([name]))
+    old = tuple(replace(orphan, young=False) for orphan in found.found if orphan.where != "scratch")
+    remove_orphans(deployment, replace(found, found=old))
+
+
+def _statistics(deployment: Deployment, name: str) -> None:
+    """What stands around a build by dbt: which days are stale, and that they are not any more."""
+    mark_built(deployment, stale_statistics(deployment))
+
+
+WORK: dict[str, Callable[[Deployment, str], None]] = {
+    "take": take,
+    "repair": _repair,
+    "verify": _verify,
+    "rollback": _rollback,
+    "orphans": _orphans,
+    "statistics": _statistics,
+}
+"""What can be done to a table."""
+
+
 def points_in(seen: Path) -> Iterator[Passed]:
     """What a passage wrote down."""
     counts: dict[tuple[str, str], int] = {}
@@ -80,15 +124,15 @@ def points_in(seen: Path) -> Iterator[Passed]:
         yield Passed(point, moment, counts[point, moment])
 
 
-def _pass(settings: Settings, table: str, fault: str, seen: Path | None) -> None:
+def _pass(settings: Settings, table: str, work: str, fault: str, seen: Path | None) -> None:
     os.setpgid(0, 0)
     if fault:
         faults.arm(fault)
     with _seen(seen), suppress(BrokenPipeError):
         try:
-            take(Deployment(settings, (SHOP, CLICKS)), table)
+            WORK[work](Deployment(settings, (SHOP, CLICKS)), table)
         except (LakehouseError, faults.FaultInjected) as error:
-            print(f"{table} {fault}: {error}", flush=True)
+            print(f"{work} {table} {fault}: {error}", flush=True)
             os._exit(FAILED)
     os._exit(0)
 

@@ -1,7 +1,8 @@
 """Everything at once, killed at random: then one run, and every table is what the source really committed.
 
-Ticks of the application, extraction, backfills, apply, publish and whole runs with dbt work side by side in processes of their
-own, two of most kinds. Any of them, and any of the four servers, is killed at random moments. Readers watch all the while.
+Ticks of the application, extraction, backfills, apply, publish, repairs, rollbacks, the removal of orphans and whole runs with
+dbt work side by side in processes of their own. Any of them, and any of the four servers, is killed at random moments. Readers
+watch all the while.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from tests.crash import workers
 from tests.crash.tally import Tally
 from tests.deployments import Project, Running
 
-WORKERS = ("tick", "extract", "extract", "backfill", "apply", "apply", "publish", "publish")
+WORKERS = (
+    *("tick", "extract", "extract", "backfill", "apply", "apply", "publish", "publish"),
+    *("repair", "rollback", "orphans"),
+)
+LONGEST_WRITE_HOURS = 1 / 60
+"""One minute; what is twice as old and named by nobody is removed. A batch here takes seconds."""
 SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 SERVER_SHARE = 0.06
 """Of the kills; a server takes seconds to come back, in which little else happens."""
@@ -43,7 +49,7 @@ class Soak:
         self._seed = seed
         self._notes = notes
         self._say = say
-        self._settings = settings_of(project)
+        self._settings = settings_of(project).model_copy(update={"longest_write_hours": LONGEST_WRITE_HOURS})
         self._processes: dict[int, BaseProcess] = {}
         self._reader: BaseProcess | None = None
         self._run: Running | None = None
@@ -58,8 +64,9 @@ class Soak:
             pause = threading.Event()
             while self.tally.kills < kills:
                 pause.wait(self._dice.uniform(0.01, LONGEST))
+                before = self.tally.kills
                 self._kill_one()
-                if self.tally.kills % 50 == 0:
+                if self.tally.kills // 50 > before // 50:
                     self._say(f"{self.tally.kills} of {kills} kills")
         finally:
             self._stop_all()
@@ -137,7 +144,9 @@ class Soak:
         reads = self._notes / "reads"
         self.tally.rows_checked += sum(int(line) for line in reads.read_text().split()) if reads.exists() else 0
         rounds = {path.stem: path.stat().st_size for path in sorted(self._notes.glob("*.rounds"))}
-        self._say(f"finished rounds: {rounds}")
+        removed = self._notes / "removed"
+        orphans = sum(map(int, removed.read_text().split())) if removed.exists() else 0
+        self._say(f"finished rounds: {rounds}; orphans removed: {orphans}")
         idle = sorted({*WORKERS, "watch"} - rounds.keys())
         if idle:
             self.tally.problems.append(f"no round of {', '.join(idle)} ever finished: the soak shows nothing of them")

@@ -22,7 +22,10 @@ from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import Extracted, extract_source
+from lakehouse.pipeline.orphans import find_orphans, remove_orphans
 from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.repair import plan_repair, repair_table
+from lakehouse.pipeline.rollback import rollback_table
 from lakehouse.pipeline.windows import DayRange
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.settings import Settings
@@ -53,7 +56,7 @@ def _loop(work: str, settings: Settings, seed: int, notes: Path) -> None:
         except LakehouseError as error:
             log.write(f"{type(error).__name__}: {error}\n")
         except BaseException:
-            (notes / f"{work}.broken").open("a").write(traceback.format_exc())
+            _write(notes / f"{work}.broken", traceback.format_exc())
             raise
         pause.wait(_BREATH)
 
@@ -95,6 +98,43 @@ def _publish(here: Deployment, dice: random.Random, notes: Path, seen: dict[str,
     publish_table(here, *_any_table(here, dice))
 
 
+def _repair(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, int]) -> None:
+    """Look for damage: a kill makes none, so there must be nothing to do."""
+    source, table = _any_table(here, dice)
+    plan = plan_repair(here, source, table)
+    if plan.damaged:
+        _write(notes / "repair.broken", f"{source.name}.{table.name}: {plan.diagnosis.damage}")
+        repair_table(here, source, table, plan)
+
+
+def _orphans(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, int]) -> None:
+    removed = remove_orphans(here, find_orphans(here, [_any_table(here, dice)]))
+    _write(notes / "removed", f"{len(removed)}")
+
+
+def _rollback(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, int]) -> None:
+    """Take back up to three versions of a table, as somebody does who doubts them; then catch up."""
+    source, table = _any_table(here, dice)
+    if here.lake.state(source.name, table) is None:
+        return
+    history = here.lake.history(source.name, table)
+    target = history[max(0, len(history) - 1 - dice.randrange(1, 4))]
+    _write(_taken_back(notes, f"{source.name}.{table.name}"), f"{target.marker.sequence}")
+    rollback_table(here, source, table, target.version)
+    apply_table(here, source, table)
+    publish_table(here, source, table)
+
+
+def _write(path: Path, line: str) -> None:
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+
+
+def _taken_back(notes: Path, name: str) -> Path:
+    """Where the sequences are noted to which a table was led back, each before that happened."""
+    return notes / f"{name}.back"
+
+
 def _any_table(here: Deployment, dice: random.Random) -> tuple[Source, Table]:
     return dice.choice(here.select())
 
@@ -107,15 +147,17 @@ def _watch(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, i
     if state is None:
         return
     found = checksum_of(here.lake.scan(source.name, table, version=state.current.version), state.schema)
-    _judge(notes, seen, f"lake {name}", state.current.marker.sequence, (found.rows, found.hex), {_shown(state.current.marker)})
+    _judge(notes, seen, "lake", name, state.current.marker.sequence, (found.rows, found.hex), {_shown(state.current.marker)})
     before = here.warehouse.state(source.name, table)
     if before is None:
         return
     found = checksum_of(here.warehouse.scan(source.name, table, state.schema), state.schema)
     # Between two looks several versions may have been published: the lake knows them all.
     history = here.lake.history(source.name, table)
-    possible = {_shown(version.marker) for version in history if version.marker.sequence >= before.marker.sequence}
-    _judge(notes, seen, f"warehouse {name}", before.marker.sequence, (found.rows, found.hex), possible | {_shown(before.marker)})
+    lowest = min([before.marker.sequence, *_back(notes, name)])
+    possible = {_shown(version.marker) for version in history if version.marker.sequence >= lowest}
+    possible.add(_shown(before.marker))
+    _judge(notes, seen, "warehouse", name, before.marker.sequence, (found.rows, found.hex), possible)
 
 
 def _shown(marker: Marker) -> tuple[int, str]:
@@ -123,15 +165,30 @@ def _shown(marker: Marker) -> tuple[int, str]:
 
 
 def _judge(
-    notes: Path, seen: dict[str, int], what: str, sequence: int, found: tuple[int, str], possible: set[tuple[int, str]]
+    notes: Path, seen: dict[str, int], copy: str, name: str, sequence: int, found: tuple[int, str], possible: set[tuple[int, str]]
 ) -> None:
-    with (notes / "reads").open("a") as reads:
-        reads.write(f"{found[0]}\n")
+    what = f"{copy} {name}"
+    _write(notes / "reads", f"{found[0]}")
     if found not in possible:
-        (notes / "seen.broken").open("a").write(f"{what}: {found[0]} rows that no version from {sequence} on has\n")
-    if sequence < seen.get(what, 0):
-        (notes / "seen.broken").open("a").write(f"{what}: sequence {sequence} after {seen[what]}\n")
+        _write(notes / "seen.broken", f"{what}: {found[0]} rows that no version from {sequence} on has")
+    if sequence < seen.get(what, 0) and not _excused(notes, seen, what, name, sequence):
+        _write(notes / "seen.broken", f"{what}: sequence {sequence} after {seen[what]}")
     seen[what] = sequence
+
+
+def _excused(notes: Path, seen: dict[str, int], what: str, name: str, sequence: int) -> bool:
+    """Whether a copy may go back to a sequence: somebody rolled the table back so far, and that excuses nothing twice."""
+    used = seen.get(f"excuses of {what}", 0)
+    for number, back in enumerate(_back(notes, name)[used:], start=used + 1):
+        if back <= sequence:
+            seen[f"excuses of {what}"] = number
+            return True
+    return False
+
+
+def _back(notes: Path, name: str) -> list[int]:
+    path = _taken_back(notes, name)
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
 WORK: dict[str, Callable[[Deployment, random.Random, Path, dict[str, int]], None]] = {
@@ -140,5 +197,8 @@ WORK: dict[str, Callable[[Deployment, random.Random, Path, dict[str, int]], None
     "backfill": _backfill,
     "apply": _apply,
     "publish": _publish,
+    "repair": _repair,
+    "orphans": _orphans,
+    "rollback": _rollback,
     "watch": _watch,
 }

@@ -6,6 +6,7 @@ No test looks at a clock. The time-outs are set to a second; with their defaults
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.settings import Settings
+from lakehouse.spec import Source
 from tests.network import Fault, Network, network_to
 from tests.shop import CLICKS, FIRST, SHOP, Shop
 
@@ -48,35 +50,35 @@ class Server:
     name: str
     error: tuple[type[LakehouseError], ...]
     address: Callable[[Settings], str]
-    through: Callable[[Settings, int], Settings]
+    through: Callable[[Settings, str, int], Settings]
     after: int = 2000
     survives: bool = False
 
 
-def _source(settings: Settings, port: int, name: str) -> Settings:
+def _source(settings: Settings, host: str, port: int, name: str) -> Settings:
     own = settings.sources[name]
     url = own.url.get_secret_value()
     was = urlsplit(url)
-    moved = url.replace(f"@{was.hostname}:{was.port}", f"@127.0.0.1:{port}")
+    moved = url.replace(f"@{was.hostname}:{was.port}", f"@{host}:{port}")
     return settings.model_copy(
         update={"sources": {**settings.sources, name: own.model_copy(update={"url": SecretStr(moved), **SHORT})}}
     )
 
 
-def _store(settings: Settings, port: int) -> Settings:
-    update = {"endpoint": f"http://127.0.0.1:{port}", "retries": 1, "retry_seconds": 2, "request_seconds": 5, **SHORT}
+def _store(settings: Settings, host: str, port: int) -> Settings:
+    update = {"endpoint": f"http://{host}:{port}", "retries": 1, "retry_seconds": 2, "request_seconds": 5, **SHORT}
     return settings.model_copy(update={"store": settings.store.model_copy(update=update)})
 
 
-def _warehouse(settings: Settings, port: int) -> Settings:
-    update = {"host": "127.0.0.1", "port": port, **SHORT}
+def _warehouse(settings: Settings, host: str, port: int) -> Settings:
+    update = {"host": host, "port": port, **SHORT}
     return settings.model_copy(update={"warehouse": settings.warehouse.model_copy(update=update)})
 
 
-def _catalog(settings: Settings, port: int) -> Settings:
+def _catalog(settings: Settings, host: str, port: int) -> Settings:
     url = settings.catalog.url.get_secret_value()
     was = urlsplit(url)
-    moved = SecretStr(url.replace(f"@{was.hostname}:{was.port}", f"@127.0.0.1:{port}"))
+    moved = SecretStr(url.replace(f"@{was.hostname}:{was.port}", f"@{host}:{port}"))
     return settings.model_copy(update={"catalog": settings.catalog.model_copy(update={"url": moved, **SHORT})})
 
 
@@ -93,6 +95,18 @@ FAULTS: tuple[tuple[Fault, bool], ...] = (("reset", True), ("black hole", False)
 """Each with whether it comes in the middle, after so many bytes of answers on one connection as `Server.after` says."""
 
 
+SURVIVED: tuple[Fault, ...] = ("late", "slow")
+"""What makes a hop take longer and nothing else: pieces that come after a while, a few bytes at a time both ways."""
+LOOPBACK = "127.0.0.1"
+NOWHERE = "no-such-host.invalid"
+"""A name that nobody may ever have; RFC 6761."""
+
+
+def sources_of(server: str) -> tuple[Source, ...]:
+    """The sources that lead over a server."""
+    return (CLICKS,) if server == "mongodb" else (ORDERS,)
+
+
 @contextmanager
 def between(shop: Shop, server: str) -> Iterator[Network]:
     """The shop's deployment with a proxy before one server, and short time-outs for it."""
@@ -101,9 +115,9 @@ def between(shop: Shop, server: str) -> Iterator[Network]:
     was = urlsplit(of.address(direct.settings))
     assert was.hostname is not None
     assert was.port is not None
-    sources = (CLICKS,) if server == "mongodb" else (ORDERS,)
+    sources = sources_of(server)
     with network_to(was.hostname, was.port) as network:
-        shop.deployment = Deployment(of.through(direct.settings, network.port), sources)
+        shop.deployment = Deployment(of.through(direct.settings, LOOPBACK, network.port), sources)
         try:
             yield network
         finally:
@@ -154,11 +168,31 @@ def test_a_broken_network_ends_the_hop_with_an_error_that_names_the_server_and_t
             assert network.hits, fault
             network.heals()
             hops(shop)
-        shop.order(980, 5, FIRST + timedelta(days=2, hours=9))
-        network.breaks("late")
-        hops(shop)
-        network.heals()
+        for number, fault in enumerate(SURVIVED):
+            shop.order(960 + 10 * number, 5, FIRST + timedelta(days=2, hours=8 + number))
+            shop.click(5, FIRST + timedelta(days=1, hours=8 + number))
+            network.breaks(fault)
+            hops(shop)
+            assert network.carried, fault
+            network.heals()
     (report,) = shop.verify().values()
     assert report.equal, report
-    rows = 60 + 5 * len(FAULTS) if server == "mongodb" else 150 + 5 * len(FAULTS) + 5
+    rows = (60 if server == "mongodb" else 150) + 5 * len(FAULTS) + 5 * len(SURVIVED)
     assert {copy.rows for copy in report.copies} == {rows}
+
+
+@pytest.mark.parametrize("server", sorted(SERVERS))
+def test_a_refused_connection_and_an_unknown_name_are_said_and_nothing_is_done_by_halves(shop: Shop, server: str) -> None:
+    direct, of = shop.deployment.settings, SERVERS[server]
+    for host in (LOOPBACK, NOWHERE):
+        with socket.create_server((LOOPBACK, 0)) as closed:
+            port = closed.getsockname()[1]
+        shop.deployment = Deployment(of.through(direct, host, port), sources_of(server))
+        error = failure(shop)
+        assert isinstance(error, of.error), error
+        assert (of.name if of.name in direct.sources else host) in str(error)
+    shop.deployment = Deployment(direct, sources_of(server))
+    hops(shop)
+    (report,) = shop.verify().values()
+    assert report.equal, report
+    assert {copy.rows for copy in report.copies} == {60 if server == "mongodb" else 150}

@@ -12,6 +12,7 @@ from lakehouse.errors import TooLate
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.orphans import Orphan, find_orphans, remove_orphans
 from lakehouse.settings import StoreSettings
+from lakehouse.spec import LogEntry
 from lakehouse.stores import elapsed
 from tests.shop import FIRST, SHOP, Shop
 
@@ -72,6 +73,27 @@ def test_nothing_of_a_table_is_touched_whose_log_or_metadata_cannot_be_read(fold
     elsewhere = Deployment(shop.deployment.settings.model_copy(update={"catalog": other}), (SHOP,))
     skipped = find_orphans(elsewhere, elsewhere.select(["shop.prices"])).skipped
     assert "the catalog has no such table" in skipped[0]
+
+
+def test_an_unreadable_entry_that_a_later_snapshot_made_void_protects_no_files(folder_shop: Shop, tmp_path: Path) -> None:
+    shop, store = folder_shop, folder_shop.deployment.store
+    shop.run()
+    first = next(info.path for info in store.list("raw/shop/prices") if info.path.endswith(".parquet"))
+    shop.sql("update prices set price = 9 where item = 'tea'")
+    shop.run()
+    store.put("raw/shop/prices/_log/00000000000000000001.json", b"{")
+    for info in store.list("raw/shop/prices"):
+        os.utime(tmp_path / "store" / info.path, (1, 1))
+    orphans = find_orphans(shop.deployment, shop.deployment.select(["shop.prices"]))
+    assert orphans.skipped == ()
+    assert [o.name for o in remove_orphans(shop.deployment, orphans) if o.where != "scratch"] == [first]
+    shop.deployment.lake.rebuild("shop", shop.deployment.select(["shop.prices"])[0][1], *log_of(shop, "shop.prices"))
+    assert shop.verify(deep=True)["shop.prices"].equal
+
+
+def log_of(shop: Shop, name: str) -> tuple[list[LogEntry], str]:
+    log = shop.deployment.log(*shop.deployment.select([name])[0])
+    return log.entries(), log.folder
 
 
 def test_a_writer_that_took_too_long_may_not_claim_or_commit(folder_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,24 +12,31 @@ from tests.deployments import Project, demo_project
 FAULTS = (
     "store.create:after:kill:2",
     "lake.commit:after:kill:2",
+    "statistics.build:before:kill",
+    "statistics.build:after:error",
     "statistics.build:after:kill",
     "warehouse.statistics_marker:before:kill",
 )
-"""Where the run ends: rows landed, a table applied, dbt begun, dbt done, and all done but for the note that it is."""
+"""Where the run ends: rows landed, a table applied, dbt about to begin, dbt done and nobody knows it, dbt done, and all done
+but for the note that it is. The platform is new: the first of these runs is its first."""
 SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 
 
 @pytest.fixture(scope="module")
 def project() -> Iterator[Project]:
-    with demo_project() as project:
+    with demo_project(run=False) as project:
         yield project
 
 
-def assert_whole(project: Project) -> None:
-    """Every copy is equal, no key is there twice, and the statistics are those that building all days anew gives."""
+def assert_exact(project: Project) -> None:
+    """Every copy is equal, and no key is there twice."""
     project.verify()
     for table, key in (("chronochat__api_logs", "id"), ("chronochat__users", "id"), ("chronochat_mongo__messages", "_id")):
         assert project.warehouse(f"select count() - uniqExact({key}) from lakehouse.{table}") == [(0,)]
+
+
+def assert_statistics_right(project: Project) -> None:
+    """The statistics are those that building all days anew gives."""
     found = project.statistics()
     days = sorted(project.built_at())
     project.lakehouse("run", "--from", days[0], "--to", days[-1], "--no-show")
@@ -38,23 +45,26 @@ def assert_whole(project: Project) -> None:
 
 def test_a_run_killed_at_any_moment_is_healed_by_the_next_one(project: Project) -> None:
     for fault in FAULTS:
-        project.lakehouse("demo", "tick")
+        if not fault.startswith(("statistics", "warehouse")):  # there the days stay stale
+            project.lakehouse("demo", "tick")
         run = project.having(LAKEHOUSE_FAULT=fault).started("run", "--no-show")
-        assert run.end() == -signal.SIGKILL, f"{fault}: the run had ended\n{run.text}"
+        assert run.end() == (1 if "error" in fault else -signal.SIGKILL), f"{fault}: the run had ended\n{run.text}"
     done = project.lakehouse("run", "--no-show")
     assert "ended run" in done.err
-    assert_whole(project)
+    assert_exact(project)
+    assert_statistics_right(project)
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_server_killed_under_a_run_fails_it_and_the_next_run_heals(project: Project, server: str) -> None:
-    project.lakehouse("demo", "tick")
-    run = project.started("run", "--no-show")
-    assert run.wait_for(lambda: run.said(r"batches \(sequence") is not None), run.text
-    project.kill(server)
-    run.end()
-    assert "Traceback" not in run.text
-    project.lakehouse("up")
+def test_a_server_killed_under_a_run_fails_it_soon_and_the_next_run_heals(project: Project) -> None:
+    for server in SERVERS:
+        project.lakehouse("demo", "tick")
+        run = project.started("run", "--no-show")
+        assert run.wait_for(lambda run=run: run.said(r"batches \(sequence") is not None), run.text  # type: ignore[misc]
+        project.kill(server)
+        run.end()
+        assert "Traceback" not in run.text
+        # Dagster alone would try eleven seconds for each event that it wants to keep.
+        assert run.text.count("Retrying failed database connection") <= 12, run.text
+        project.lakehouse("up")
     project.lakehouse("run", "--no-show")
-    if server == SERVERS[-1]:
-        assert_whole(project)
+    assert_exact(project)

@@ -7,11 +7,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from lakehouse import services
 from lakehouse.errors import DamagedData, StoreUnavailable
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
@@ -19,6 +21,7 @@ from lakehouse.settings import StoreSettings
 from lakehouse.spec import Source, Table
 from lakehouse.stores import ObjectStore, open_store
 from tests.network import network_to
+from tests.servers import Deployment as Servers
 from tests.shop import FIRST, SHOP, Shop
 
 ROOT = Path(__file__).parents[2]
@@ -227,16 +230,64 @@ def test_windows_follow_the_clock_of_the_source_whatever_the_local_clock_says(or
     assert {copy.rows for copy in report.copies} == {153}
 
 
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own in a folder."""
+    folder.mkdir(parents=True)
+    mounting = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of a megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mounting, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "small", 1) as folder:
+        yield folder
+
+
+@pytest.fixture
+def small_s3(own_deployment: Servers) -> Iterator[tuple[StoreSettings, Path]]:
+    """An S3 server on a disk of its own, and the folder that the disk is in."""
+    with small_disk(own_deployment.settings.home / "data" / "s3", 48) as folder:
+        store = own_deployment.start(["s3"]).store
+        try:
+            yield store.model_copy(update={"retries": 1, "retry_seconds": 2}), folder
+        finally:
+            services.stop(own_deployment.settings)
+
+
+def write_for_ever(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * (1 << 20))
+
+
+def test_a_disk_that_is_full_at_the_s3_server_fails_the_hop_and_with_room_again_the_next_run_is_enough(
+    orders: Shop, small_s3: tuple[StoreSettings, Path]
+) -> None:
+    store, disk = small_s3
+    settings = orders.deployment.settings.model_copy(update={"store": store})
+    orders.deployment = Deployment(settings, orders.deployment.sources)
+    orders.run()
+    before = watermark(orders)
+    orders.order(900, 5, FIRST + timedelta(days=2, hours=3))
+    other = disk / "of somebody else"
+    with pytest.raises(OSError, match="No space left"):
+        write_for_ever(other)
+    failed = orders.extract()["orders"].error
+    assert isinstance(failed, StoreUnavailable)
+    assert str(store.endpoint) in str(failed)
+    assert orders.deployment.log(*table_of(orders)).head() == watermark(orders) == before
+    other.unlink()
+    orders.run()
+    report = orders.verify(deep=True)["shop.orders"]
+    assert report.equal
+    assert {copy.rows for copy in report.copies} == {155}
 
 
 def test_a_store_whose_disk_is_full_says_so_and_holds_no_part_of_an_object(full_disk: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from lakehouse import services
+from lakehouse.cli.pandas import show_pandas
 from lakehouse.cli.session import deployment
 from lakehouse.cli.terminal import print_table, say
 from lakehouse.errors import WrongUse
@@ -49,6 +50,7 @@ def run(names: tuple[str, ...], first: datetime | None, last: datetime | None, f
             print_hops(here, chosen)
         say(f"nothing is new in {len(chosen)} tables, and every copy is up to date: no run was needed")
         return
+    show_pandas()
     from lakehouse.orchestration.execute import execute
 
     days = _days(here, chosen, first, last, full)

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lakehouse import services
+from lakehouse.cli.pandas import hide_pandas
 from lakehouse.errors import ConfigurationError, ServiceFailed
 from lakehouse.pipeline.declared import declared_sources
 from lakehouse.settings import SERVICES_FILE, Settings, current_settings, load_settings
@@ -41,6 +42,7 @@ def running_settings() -> Settings:
 
 def deployment() -> Deployment:
     """The deployment of the working folder, with its environment set for what this process starts (dbt, Dagster)."""
+    hide_pandas()
     from lakehouse.pipeline.deployment import open_deployment
 
     settings = running_settings()

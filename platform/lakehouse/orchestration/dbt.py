@@ -1,13 +1,10 @@
 """dbt's models as assets, its tests as checks: one invocation for all stale days, one at a time.
 
-The assets are made from the manifest; dbt itself is imported by the step that builds, and only when a day is stale. That keeps
-two seconds out of every process that loads the definitions (`docs/decisions/0005-dbt-without-its-imports.md`).
+The assets are made from the manifest; dbt itself runs in a process of its own (`dbt_process.py`). That keeps its imports out of
+every process that loads the definitions (`docs/decisions/0005-dbt-without-its-imports.md`).
 """
 
-import json
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ from typing import Any
 import dagster as dg
 
 from lakehouse.faults import effect
-from lakehouse.orchestration.dbt_manifest import DbtGraph, DbtNode, DbtTest, dbt_environment, prepare_manifest, read_graph
+from lakehouse.orchestration.dbt_manifest import DbtGraph, DbtNode, DbtTest, project_graph
+from lakehouse.orchestration.dbt_process import Builder, DbtFailed, NodeResult, builder
 from lakehouse.orchestration.keys import ONLY_DUE, daily_partitions, is_set, requested_days
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.statistics import StaleStatistics, mark_built, stale_statistics
@@ -26,16 +24,6 @@ GROUP = "statistics"
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
 
-@dataclass(frozen=True)
-class NodeResult:
-    """How dbt ended with one node: its own status word, message and seconds."""
-
-    status: str
-    message: str
-    seconds: float
-    failures: int
-
-
 def statistics_assets(deployment: Deployment, project_dir: Path) -> dg.AssetsDefinition:
     """The models of a dbt project, built for the days that are stale.
 
@@ -43,7 +31,8 @@ def statistics_assets(deployment: Deployment, project_dir: Path) -> dg.AssetsDef
     every model was built: a build that dies is repeated, and repeating it changes nothing.
     """
     settings = deployment.settings
-    graph = read_graph(prepare_manifest(project_dir, settings))
+    graph = project_graph(project_dir, settings)
+    dbt = builder(project_dir, settings)
     partitions = daily_partitions(settings)
 
     @dg.multi_asset(
@@ -64,9 +53,8 @@ def statistics_assets(deployment: Deployment, project_dir: Path) -> dg.AssetsDef
             context.log.info("No day of the statistics is stale: nothing to build.")
             return
         context.log.info(f"Building {len(days)} days of the statistics: {_span(days)}")
-        os.environ.update(dbt_environment(settings))
         nodes = [node for node in graph.nodes if dg.AssetKey(node.key) in context.selected_asset_keys]
-        results = _build(project_dir, days, [] if len(nodes) == len(graph.nodes) else nodes)
+        results = _build(dbt, days, [] if len(nodes) == len(graph.nodes) else nodes)
         sizes = _sizes(deployment, nodes)
         yield from _told(context, graph, nodes, results, sizes, days)
         broken = [node.name for node in nodes if results.get(node.unique_id, _MISSING).status != "success"]
@@ -78,7 +66,7 @@ def statistics_assets(deployment: Deployment, project_dir: Path) -> dg.AssetsDef
     return statistics
 
 
-_MISSING = NodeResult("missing", "dbt did not reach it", 0.0, 0)
+_MISSING = NodeResult("", "missing", "dbt did not reach it", 0.0, 0)
 
 
 def _spec(node: DbtNode, partitions: dg.PartitionsDefinition[str] | None) -> dg.AssetSpec:
@@ -96,27 +84,13 @@ def _spec(node: DbtNode, partitions: dg.PartitionsDefinition[str] | None) -> dg.
     )
 
 
-def _build(project_dir: Path, days: list[date], only: list[DbtNode]) -> dict[str, NodeResult]:
-    """Run `dbt build` in this process; results by unique id. Raises Failure when dbt could not begin."""
-    from dbt.artifacts.schemas.run import RunExecutionResult
-    from dbt.cli.main import dbtRunner
-
-    folder = str(project_dir)
-    # A line or two for each of fifty nodes stays in dbt's own log file; here only what went wrong is said.
-    command = ["--log-level", "warn", "--no-use-colors", "build", "--project-dir", folder, "--profiles-dir", folder]
-    command += ["--vars", json.dumps({"days": [day.isoformat() for day in days]})]
-    if only:
-        command += ["--select", *(node.name for node in only)]
-    with effect("statistics.build"):
-        outcome = dbtRunner().invoke(command)
-    if not isinstance(outcome.result, RunExecutionResult):
-        raise dg.Failure("dbt could not begin.", metadata={"error": str(outcome.exception)})
-    return {
-        result.node.unique_id: NodeResult(
-            str(result.status), result.message or "", float(result.execution_time), int(result.failures or 0)
-        )
-        for result in outcome.result.results
-    }
+def _build(dbt: Builder, days: list[date], only: list[DbtNode]) -> dict[str, NodeResult]:
+    """Run `dbt build`; results by unique id. Raises Failure when dbt could not begin."""
+    try:
+        with effect("statistics.build"):
+            return dbt.build(days, [node.name for node in only])
+    except DbtFailed as error:
+        raise dg.Failure("dbt could not begin.", metadata={"error": str(error)}) from error
 
 
 def _told(

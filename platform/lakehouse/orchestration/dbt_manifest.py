@@ -57,6 +57,18 @@ class DbtGraph:
     tests: tuple[DbtTest, ...]
 
 
+def project_graph(project_dir: Path, settings: Settings) -> DbtGraph:
+    """The graph of a project. A manifest that a parse left half-written when it was killed is made anew.
+
+    Raises ConfigurationError with dbt's own words when the project does not parse.
+    """
+    try:
+        return read_graph(prepare_manifest(project_dir, settings))
+    except json.JSONDecodeError:
+        (project_dir / "target" / "manifest.json").unlink(missing_ok=True)
+        return read_graph(prepare_manifest(project_dir, settings))
+
+
 def read_graph(manifest: Path) -> DbtGraph:
     """The graph that a manifest describes; sources without `meta.dagster.asset_key` are left out of the dependencies."""
     document = json.loads(manifest.read_text())

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
-from urllib.parse import urlsplit
 
 import dagster as dg
-import psycopg2
-from dagster_postgres.utils import DagsterPostgresException
-from sqlalchemy.exc import SQLAlchemyError
 
-from lakehouse.errors import ServiceFailed
 from lakehouse.orchestration.automation import RUN_JOB
+from lakehouse.orchestration.dbt_process import dbt_ahead
 from lakehouse.orchestration.dead_runs import PROCESS, ending_dead_runs, this_process
 from lakehouse.orchestration.keys import FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
+from lakehouse.orchestration.storage import hold_on, storage
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import DayRange, due_days, last_extent
-from lakehouse.settings import Settings
 from lakehouse.spec import Source, Table
 
 _OURS = re.compile(r"^lakehouse\.errors\.\w+: ")
@@ -79,9 +75,8 @@ def execute(
     selection = None if everything else [*keys, *_statistics_keys(job)]
     tags = range_tags(days) | ({} if asked else {ONLY_DUE: "true"}) | ({FULL: "true"} if full else {})
     run_id = str(uuid.uuid4())
-    with _storage(deployment.settings), dg.DagsterInstance.get() as instance:
-        # Dagster's Postgres storage connects anew for each event, some 1,400 times in an empty run, unless it is told to hold on.
-        instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    with dbt_ahead(), storage(deployment.settings), dg.DagsterInstance.get() as instance:
+        hold_on(instance)
         instance.add_event_listener(run_id, lambda entry: _tell(entry, on_event))
         with ending_dead_runs(instance, on_event, one_machine=deployment.settings.profile == "embedded"):
             result = job.execute_in_process(
@@ -94,21 +89,6 @@ def execute(
             )
     failures = tuple(_failures(result))
     return RunOutcome(run_id, result.success and not failures, days, failures)
-
-
-@contextmanager
-def _storage(settings: Settings) -> Iterator[None]:
-    """Say in our words that Dagster's storage does not answer."""
-    try:
-        yield
-    except (DagsterPostgresException, SQLAlchemyError, psycopg2.Error) as error:
-        place = urlsplit(settings.dagster.url.get_secret_value())
-        raise ServiceFailed(
-            f"keeping the run in Dagster's storage at {place.hostname}:{place.port}",
-            value=str(error.__cause__ or error).strip().splitlines()[0],
-            allowed="a Postgres that answers while the run lasts",
-            remedy="Start it (`lakehouse up` starts the embedded one), then run this again: nothing is done twice.",
-        ) from error
 
 
 def _statistics_keys(job: dg.JobDefinition) -> list[dg.AssetKey]:

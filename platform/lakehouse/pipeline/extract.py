@@ -108,19 +108,31 @@ def has_news(deployment: Deployment, source: Source, tables: Sequence[Table], en
     enough: asked before each table; once it is true nobody wants to know any more, and the answer means nothing.
     Raises what `extract_source` would put into the result of a table that cannot be read.
     """
+    ordered = sorted(tables, key=lambda table: _LOOKS.index(table.mode))
     with closing(deployment.reader(source)) as reader:
-        bases = {table.name: sweep_base(deployment, source, table) for table in tables if table.deletes == "sweep"}
-        with reader.snapshot() as snapshot:
-            for table in sorted(tables, key=lambda table: _LOOKS.index(table.mode)):
-                if enough():
-                    break
-                landing = Looking(deployment, source, table, reader.schema(table), snapshot.position, "")
-                try:
-                    result = _extract_table(landing, snapshot, bases.get(table.name), None, full=False)
-                except SomethingNew:
-                    return True
-                if result.error is not None:
-                    raise result.error
+        # What needs no lake is looked at first: its library takes a second to import, in which the source can answer.
+        for swept in (False, True):
+            chosen = [table for table in ordered if (table.deletes == "sweep") is swept]
+            if chosen and not enough() and _has_news(deployment, reader, source, chosen, enough):
+                return True
+    return False
+
+
+def _has_news(
+    deployment: Deployment, reader: SourceReader, source: Source, tables: Sequence[Table], enough: Callable[[], bool]
+) -> bool:
+    bases = {table.name: sweep_base(deployment, source, table) for table in tables if table.deletes == "sweep"}
+    with reader.snapshot() as snapshot:
+        for table in tables:
+            if enough():
+                break
+            landing = Looking(deployment, source, table, reader.schema(table), snapshot.position, "")
+            try:
+                result = _extract_table(landing, snapshot, bases.get(table.name), None, full=False)
+            except SomethingNew:
+                return True
+            if result.error is not None:
+                raise result.error
     return False
 
 

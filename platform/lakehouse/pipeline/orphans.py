@@ -5,7 +5,8 @@ clock that nobody sets before its first file, and refuses to claim or commit lat
 (`lakehouse.stores.elapsed`). The last request may take minutes more, the limit is an hour at least, and a file is an orphan
 when it is twice as old as the limit. Its age is by the store's own clock: when the store says it was written, against when it
 says that a probe was, just now. Objects are listed first, then log and metadata are read: whatever was claimed by then is seen.
-Where a log or the metadata cannot be read, nothing of that copy is touched: it might name any file.
+Where a log or the metadata cannot be read, nothing of that copy is touched: it might name any file. An entry of the log that a
+later snapshot made void is the exception.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from lakehouse.errors import DamagedData
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.spec import LogEntry, Source, Table
+from lakehouse.spec import Source, Table
 from lakehouse.stores import ObjectInfo, ObjectStore
 
 PROBE = ".probe"
@@ -103,11 +104,8 @@ def _raw(deployment: Deployment, source: Source, table: Table) -> tuple[list[Obj
     log = deployment.log(source, table)
     there = [info for info in deployment.store.list(log.folder) if not info.path.startswith(f"{log.folder}/_log/")]
     now = store_time(deployment.store)
-    named = set()
-    for entry in log.look():
-        if not isinstance(entry, LogEntry):
-            raise entry
-        named |= {f"{log.folder}/{file.path}" for file in entry.manifest.files}
+    # An entry that a later snapshot made void and that cannot be read names files that nobody will ask for.
+    named = {f"{log.folder}/{file.path}" for entry in log.entries() for file in entry.manifest.files}
     return [info for info in there if info.path not in named], now
 
 

@@ -313,12 +313,13 @@ class ClickHouseWarehouse:
         if identity is None:
             self._client.run(f"RENAME TABLE {new} TO {name}", work.tried, point="warehouse.rename")
             return
-        ours = self._marked(work.name) is not None
-        self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried, point="warehouse.exchange")
-        if ours:
+        if self._marked(work.name) is not None:
+            self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried, point="warehouse.exchange")
             self._drop(work.next)
-        else:
-            self._client.run(f"RENAME TABLE {new} TO {self._relation(kept)}", work.tried, point="warehouse.keep")
+            return
+        # Named before the exchange: whoever dies in between leaves a table of ours under that name, and theirs is no leftover.
+        self._client.run(f"RENAME TABLE {new} TO {self._relation(kept)}", work.tried, point="warehouse.keep")
+        self._client.run(f"EXCHANGE TABLES {name} AND {self._relation(kept)}", work.tried, point="warehouse.exchange")
 
     def _work(self, source: str, table: Table, schema: pa.Schema, marker: Marker, version: int) -> _Work:
         name = _name(source, table)
@@ -396,9 +397,13 @@ class ClickHouseWarehouse:
             self._drop(leftover)
 
     def _is_leftover(self, name: str) -> str:
-        prefix = literal(f"{_NEXT}{name}__")
-        length = len(_NEXT) + len(name) + 14
-        return f"database = {literal(self._database)} AND startsWith(name, {prefix}) AND length(name) = {length}"
+        """Tables that were being built; one that has the name of a kept table already has our marker still."""
+
+        def named(prefix: str) -> str:
+            return f"startsWith(name, {literal(f'{prefix}{name}__')}) AND length(name) = {len(prefix) + len(name) + 14}"
+
+        ours = f"{named(_KEPT)} AND JSONHas(comment, 'lakehouse')"
+        return f"database = {literal(self._database)} AND ({named(_NEXT)} OR {ours})"
 
     def _drop(self, name: str) -> None:
         self._client.run(
