@@ -121,7 +121,7 @@ def connect_server(settings: Settings, port: int) -> Iterator[str]:
     told = {line.key: line.value for line in configuration(settings) if line.static}
     told |= {"spark.connect.grpc.binding.port": str(port), "spark.connect.grpc.binding.address": LOOPBACK}
     told |= {"spark.jars": ",".join(map(str, find_jars(default_folder()))), "spark.master": "local[2]"}
-    told |= {"spark.log.level": "INFO"}
+    told["spark.driver.extraJavaOptions"] = ""
     options = [part for key, value in told.items() for part in ("--conf", f"{key}={value}")]
     log = folder / "connect.log"
     main = ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]

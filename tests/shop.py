@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -48,6 +48,7 @@ CLICKS = Source(
             "append",
             ("_id",),
             event_time="at",
+            format="delta",
             partition=days("at"),
             lookback=timedelta(hours=6),
             columns=(
@@ -61,6 +62,11 @@ CLICKS = Source(
         ),
     ),
 )
+SHOP_IN_DELTA = Source(
+    "shop_delta", "postgres", tuple(replace(table, format="delta", relation=table.name) for table in SHOP.tables)
+)
+"""The same tables of the same database once more, as Delta tables."""
+
 DDL = """
 create table orders (id bigint primary key, at timestamptz not null, amount numeric(10,2), note text);
 create index on orders (at);

@@ -8,6 +8,7 @@
     │   ├── SchemaChanged              a column changed in a way that cannot be followed
     │   ├── ValueRefused               a value that the declared type cannot hold exactly
     │   ├── DamagedData                bytes that are not the bytes that were written
+    │   │   └── DamagedMetadata        those that say what a lake table is made of
     │   ├── Unsupported                this engine, format or store cannot do it
     │   └── WrongUse                   a command or call with arguments that make no sense
     └── TransientError                 trying again may help; nothing was left half done
@@ -78,6 +79,10 @@ class ValueRefused(TerminalError):
 
 class DamagedData(TerminalError):
     """Stored bytes differ from what was written; nothing was applied from them."""
+
+
+class DamagedMetadata(DamagedData):
+    """What says where a lake table stands cannot be read; its files may be whole."""
 
 
 class Unsupported(TerminalError):

@@ -107,7 +107,11 @@ class SparkSettings(Section):
     remote: str = Field("", description="A Spark Connect server, `sc://host:15002`, instead of a master.")
     driver_memory_mb: int = Field(1024, ge=512, description="Memory of Spark's driver, in MiB; of all of Spark, if it is local.")
     executor_memory_mb: int = Field(1024, ge=512, description="Memory of one of Spark's executors, in MiB.")
-    shuffle_partitions: int = Field(64, ge=1, description="Parts of a shuffle, before small ones are merged.")
+    shuffle_partitions: int | None = Field(
+        None,
+        ge=1,
+        description="Parts of a shuffle, before small ones are merged; empty: two a thread locally, else 200.",
+    )
     jars: Path | None = Field(None, description="Folder of the jars; empty: the user's cache. `lakehouse spark jars` fills it.")
     ui: bool = Field(False, description="Whether Spark's own web page listens, on port 4040.")
     conf: dict[str, str] = Field(default_factory=dict, description="Further lines of Spark's configuration, as a JSON object.")
@@ -178,6 +182,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls), ServicesFile(settings_cls))
+
+    @property
+    def is_spark_local(self) -> bool:
+        """Whether Spark, if it is the engine, runs in processes of its own on this machine."""
+        return self.spark.master.startswith("local") and not self.spark.remote
 
     def source_url(self, name: str) -> str:
         """The URL of source `name`; ConfigurationError when it has none."""

@@ -9,7 +9,7 @@ import pytest
 from lakehouse.errors import CommitConflict, DamagedData, WrongUse
 from lakehouse.spec import Partitioning, Table, Window
 from lakehouse.spec.partitioning import bucket, days, identity, months, unpartitioned
-from tests.lakes import Lake, lake_fixture, sorted_rows  # noqa: F401
+from tests.lakes import Lake, folding_lake_fixture, sorted_rows  # noqa: F401
 from tests.rawlogs import SOURCE, HandLog, Row, by_key, day, day_window, hours
 
 LOGS = Table("api_logs", "append", ("id",), event_time="at", partition=days("at"))

@@ -18,7 +18,7 @@ import psycopg
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import SourceSettings
-from tests.crash.matrix import STATES, Matrix, chosen, run_cases
+from tests.crash.matrix import STATES, Matrix, both_formats, chosen, run_cases
 from tests.crash.soak import UNTIL, Soak
 from tests.crash.tally import Tally, table
 from tests.deployments import CHECKOUT, SMALL, demo_project
@@ -73,7 +73,7 @@ def shop() -> Iterator[Shop]:
         url = catalog.rpartition("/")[0] + "/shop"
         mongo = settings.source_url("chronochat_mongo").replace("/chronochat_mongo?", "/clicks?")
         sources = {"shop": SourceSettings(url=url), "clicks": SourceSettings(url=mongo)}
-        opened = Shop(url, mongo, Deployment(settings.model_copy(update={"sources": sources}), (SHOP, CLICKS)))
+        opened = Shop(url, mongo, both_formats(Deployment(settings.model_copy(update={"sources": sources}), (SHOP, CLICKS))))
         opened.open()
         yield opened
     finally:

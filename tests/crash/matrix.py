@@ -21,19 +21,32 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.services.processes import poll
+from lakehouse.spec import Source, Table
+from lakehouse.tables.delta.tables import CHECKPOINT_EVERY
 from tests.conftest import fresh_name
 from tests.crash.passage import FAILED, WORK, Passed, go_on, points_in, start, stopped, take
 from tests.crash.tally import Tally
-from tests.shop import FIRST, Shop
+from tests.shop import FIRST, SHOP_IN_DELTA, Shop
 
-TABLES = ("shop.orders", "shop.customers", "shop.prices", "clicks.clicks")
+TABLES = (
+    "shop.orders",
+    "shop.customers",
+    "shop.prices",
+    "shop_delta.orders",
+    "shop_delta.customers",
+    "shop_delta.prices",
+    "clicks.clicks",
+)
 PATIENCE = 120
 BROKEN = b"{"
 """No JSON document."""
-FRESH, LATER = "fresh", "later"
+METADATA = {"iceberg": ".metadata.json", "delta": ".json"}
+"""How the files end that say where a table stands."""
+FRESH, LATER, DUE = "fresh", "later", "due"
 STATES = {
     FRESH: "take",
     LATER: "take",
+    DUE: "take",
     "foreign": "repair",
     "unreadable": "repair",
     "whole": "verify",
@@ -41,8 +54,9 @@ STATES = {
     "littered": "orphans",
     "uncounted": "statistics",
 }
-"""The states of a table, and what is done to it in each. foreign: somebody put a table of his own in the published one's place;
-unreadable: the catalog leads to metadata that does not parse; advanced: its newest version is to be taken back."""
+"""The states of a table, and what is done to it in each. due: its log is checkpointed after its next commit; foreign: somebody
+put a table of his own in the place of the published one; unreadable: its metadata does not parse; advanced: its newest version is
+to be taken back."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,8 @@ class Matrix:
         """All cases of these states, from what an undisturbed passage of each table goes by."""
         found = []
         for table, state in itertools.product(tables, states):
+            if state == DUE and self._declared(table).format != "delta":
+                continue
             deployment = self._prepared(table, state)
             seen = self.scratch / f"{table}-{state}"
             passage = start(deployment.settings, table, work=STATES[state], seen=seen)
@@ -151,8 +167,12 @@ class Matrix:
         source, declared = deployment.select([table])[0]
         if state == FRESH:
             return self._fresh()
-        if state in (LATER, "advanced", "unreadable"):
+        if state in (LATER, DUE, "advanced", "unreadable"):
             self._change(table)
+        if state == DUE:
+            take(deployment, table)
+            self._change(table)
+            _go_to_a_checkpoint(deployment, source, declared)
         if state in ("advanced", "unreadable"):
             take(deployment, table)
         if STATES[state] == "repair":
@@ -163,12 +183,18 @@ class Matrix:
             deployment.warehouse.query(f"create table {name} (mine UInt8) engine = MergeTree order by mine")
             deployment.warehouse.query(f"insert into {name} values (7)")
         elif state == "unreadable":
-            metadata = deployment.store.list(f"lake/{source.name}/{declared.name}/metadata")
-            whole = [info for info in metadata if info.path.endswith(".metadata.json") and info.size > len(BROKEN)]
+            whole = [
+                info
+                for info in deployment.store.list(deployment.lake.root(source.name, declared))
+                if info.path.endswith(METADATA[declared.format]) and info.size > len(BROKEN) and "/_damaged/" not in info.path
+            ]
             deployment.store.put(max(whole, key=lambda info: (info.modified, info.path)).path, BROKEN)
         elif state == "littered":
             deployment.store.put(f"{deployment.log(source, declared).folder}/dead-0.parquet", b"12345")
         return deployment
+
+    def _declared(self, table: str) -> Table:
+        return self.shop.deployment.select([table])[0][1]
 
     def _end(self, deployment: Deployment, state: str) -> None:
         """Remove what only this case needed. A table that somebody had put there must still be somewhere."""
@@ -199,11 +225,12 @@ class Matrix:
     def _change(self, table: str) -> None:
         number = next(self._changes)
         late, now = FIRST + timedelta(days=2, hours=4), FIRST + timedelta(days=2, hours=8, seconds=number)
-        if table == "shop.orders":
+        table = table.rpartition(".")[2]
+        if table == "orders":
             self.shop.order(10_000 + 2 * number, 2, late)
-        elif table == "clicks.clicks":
+        elif table == "clicks":
             self.shop.click(2, FIRST + timedelta(days=1, hours=3, seconds=number))
-        elif table == "shop.prices":
+        elif table == "prices":
             self.shop.sql(
                 f"update prices set price = price + {number} where item = 'tea'", f"insert into prices values ('t{number}', 1)"
             )
@@ -247,6 +274,21 @@ class Matrix:
             )
 
 
+def both_formats(deployment: Deployment) -> Deployment:
+    """A deployment of the shop, whose tables are there once more as Delta tables."""
+    url = deployment.settings.sources["shop"]
+    sources = {**deployment.settings.sources, SHOP_IN_DELTA.name: url}
+    shop, *others = deployment.sources
+    return Deployment(deployment.settings.model_copy(update={"sources": sources}), (shop, SHOP_IN_DELTA, *others))
+
+
+def _go_to_a_checkpoint(deployment: Deployment, source: Source, table: Table) -> None:
+    """Roll the table back and forth until its next commit is one after which its log is checkpointed."""
+    lake = deployment.lake
+    while (state := lake.state(source.name, table)) and state.current.version % CHECKPOINT_EVERY != CHECKPOINT_EVERY - 1:
+        lake.rollback(source.name, table, state.current.version - 1)
+
+
 def _free(case: Case) -> str:
     """The last hop that others can do while a process is stopped there."""
     return "lake" if case.passed.point.startswith("warehouse.") else "warehouse"
@@ -266,6 +308,8 @@ def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
         if case.work != "take" and case.passed.point in on_the_way:
             continue
         state = case.state if (case.work, case.action) == ("take", "kill") else ""
+        if case.passed.point.startswith("lake."):
+            state += case.table.partition(".")[0].partition("_")[2]
         groups.setdefault((state, case.passed.point, case.passed.moment, case.action), []).append(case)
     return [dice.choice(group) for group in groups.values()]
 

@@ -24,7 +24,7 @@ from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.pipeline.verify_results import keep_results
 from lakehouse.settings import Settings
 from tests.crash.forks import FORKS
-from tests.shop import CLICKS, SHOP
+from tests.shop import CLICKS, SHOP, SHOP_IN_DELTA
 
 FAILED = 3
 """Exit code of a passage that ended with an error of the platform."""
@@ -130,7 +130,7 @@ def _pass(settings: Settings, table: str, work: str, fault: str, seen: Path | No
         faults.arm(fault)
     with _seen(seen), suppress(BrokenPipeError):
         try:
-            WORK[work](Deployment(settings, (SHOP, CLICKS)), table)
+            WORK[work](Deployment(settings, (SHOP, SHOP_IN_DELTA, CLICKS)), table)
         except (LakehouseError, faults.FaultInjected) as error:
             print(f"{work} {table} {fault}: {error}", flush=True)
             os._exit(FAILED)

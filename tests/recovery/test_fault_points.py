@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.matrix import FRESH, LATER, STATES, Case, Matrix, chosen, run_cases
+from tests.crash.matrix import FRESH, LATER, STATES, Case, Matrix, both_formats, chosen, run_cases
 from tests.shop import Shop
 from tests.unit.test_faults import points_in_the_code
 
@@ -19,6 +19,7 @@ AT_A_RUN = {"statistics.build"}
 
 @pytest.fixture
 def matrix(shop: Shop, tmp_path: Path) -> Iterator[Matrix]:
+    shop.deployment = both_formats(shop.deployment)
     shop.run()
     matrix = Matrix(shop, tmp_path)
     yield matrix
@@ -30,7 +31,7 @@ def matrix(shop: Shop, tmp_path: Path) -> Iterator[Matrix]:
 @pytest.mark.timeout(1200)
 def test_after_a_fault_at_any_point_the_next_run_loses_and_doubles_nothing(matrix: Matrix) -> None:
     others = STATES.keys() - {FRESH, LATER}
-    cases = matrix.cases((FRESH, LATER)) + matrix.cases(sorted(others), tables=["shop.orders"])
+    cases = matrix.cases((FRESH, LATER)) + matrix.cases(sorted(others), tables=["shop.orders", "shop_delta.orders"])
     passed = {case.passed.point for case in cases}
     assert passed | AT_A_RUN == points_in_the_code()
     run_cases(matrix, chosen(cases, SEED), print)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from lakehouse.errors import DamagedData, LakehouseError, TerminalError
+from lakehouse.errors import DamagedData, DamagedMetadata, LakehouseError, TerminalError
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify_copies import differing
 from lakehouse.pipeline.verify_record import Parts
@@ -149,7 +149,7 @@ def _lake(
     name = f"lake table {source.name}.{table.name}"
     if failed is not None:
         damage.append(Damage("lake", name, f"{failed.tried}: {failed.value}"))
-        return LakeCondition(metadata="metadata" in failed.tried)
+        return LakeCondition(metadata=isinstance(failed, DamagedMetadata))
     if state is None:
         return LakeCondition()
     marker = state.current.marker

@@ -20,7 +20,7 @@ from typing import IO, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse.errors import DamagedData, StoreUnavailable
+from lakehouse.errors import DamagedData, DamagedMetadata, StoreUnavailable
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.format import DataFile
 from lakehouse.tables.partitions import PartitionScheme
@@ -160,6 +160,12 @@ def raw_damaged(url: str, found: str, allowed: str) -> DamagedData:
         allowed=allowed,
         remedy="Run `lakehouse repair` on the table, or restore the file from a copy of the store; nothing was applied.",
     )
+
+
+def damaged_metadata(tried: str, found: str, allowed: str) -> DamagedMetadata:
+    """The error of a file that says what a table is made of, and cannot be read."""
+    remedy = "Run `lakehouse repair` on the table: it goes back to metadata that can be read and catches up."
+    return DamagedMetadata(tried, value=found, allowed=allowed, remedy=remedy)
 
 
 def partition_contents(store: ObjectStore, scheme: PartitionScheme, files: Sequence[DataFile]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from lakehouse.faults import effect
 from lakehouse.stores import ObjectStore
-from lakehouse.tables.datafiles import damaged
+from lakehouse.tables.datafiles import damaged_metadata
 
 Action = Mapping[str, Any]
 """One action: its kind, and what it says."""
@@ -66,9 +66,9 @@ class DeltaLog:
                 if not found or not all(isinstance(action, dict) for action in found):
                     raise ValueError("a commit without actions")
             except FileNotFoundError:
-                raise damaged(tried, "no such file", "every commit since the last checkpoint") from None
+                raise damaged_metadata(tried, "no such file", "every commit since the last checkpoint") from None
             except ValueError as error:
-                raise damaged(tried, f"{type(error).__name__}: {error}", "a commit as it was written") from None
+                raise damaged_metadata(tried, f"{type(error).__name__}: {error}", "a commit as it was written") from None
             self._commits[version] = found
         return self._commits[version]
 

@@ -9,7 +9,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse.errors import StoreUnavailable
 from lakehouse.settings import StoreSettings
-from lakehouse.tables.datafiles import damaged
+from lakehouse.tables.datafiles import damaged_metadata
 from lakehouse.tables.filesystem import is_folder, local_path
 
 
@@ -46,7 +46,7 @@ def open_table(root: str, store: StoreSettings, version: int | None = None) -> D
     except TableNotFoundError:
         return None
     except DeltaError as error:
-        raise damaged(tried, _first_line(error), "a Delta log as it was written") from None
+        raise damaged_metadata(tried, _first_line(error), "a Delta log as it was written") from None
     except OSError as error:
         raise StoreUnavailable(
             tried,

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from lakehouse.errors import ConfigurationError, DamagedData, StoreUnavailable
+from lakehouse.errors import ConfigurationError, DamagedMetadata, StoreUnavailable
 from lakehouse.faults import effect
 from lakehouse.network.postgres import KEEPALIVE, BoundedConnection
 from lakehouse.settings import CatalogSettings, Settings, StoreSettings
@@ -168,7 +168,7 @@ class LakeCatalog:
             raise catalog_error(tried, error, self._settings) from error
 
 
-def metadata_error(name: str, error: Exception, store: StoreSettings) -> DamagedData | StoreUnavailable:
+def metadata_error(name: str, error: Exception, store: StoreSettings) -> DamagedMetadata | StoreUnavailable:
     """The platform's error for metadata of a table that is gone, cannot be parsed, or whose store does not answer."""
     outside = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     if outside and (error.errno is not None or "AWS Error" in str(error)):  # type: ignore[attr-defined]
@@ -178,7 +178,7 @@ def metadata_error(name: str, error: Exception, store: StoreSettings) -> Damaged
             allowed=f"an answer from {store.endpoint or 'the object store'}",
             remedy="Look at the store, then run this again.",
         )
-    return DamagedData(
+    return DamagedMetadata(
         f"reading the metadata of lake table {name}",
         value=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}",
         allowed="the metadata file that the catalog names, as it was written",

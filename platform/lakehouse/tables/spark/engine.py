@@ -47,6 +47,9 @@ from lakehouse.tables.spark.work import (
     from_text,
 )
 
+MOST_TASKS = 1000
+"""Tasks of one job that reads files; each takes its share of them."""
+
 _EPOCH = date(1970, 1, 1)
 
 
@@ -96,7 +99,7 @@ class SparkEngine:
         """Lines of work, each done by whoever is free; what they return."""
         if not lines:
             return []
-        numbers = self._session.range(0, len(lines), 1, min(len(lines), self._settings.spark.shuffle_partitions))
+        numbers = self._session.range(0, len(lines), 1, min(len(lines), MOST_TASKS))
         found: list[Any] = numbers.mapInArrow(work, ddl(result)).collect()
         return found
 

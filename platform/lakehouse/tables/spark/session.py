@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from lakehouse.tables.spark.java import check_java
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-CATALOG_DRIVER = "org.postgresql.Driver"
+LOGGING = Path(__file__).with_name("log4j2.properties")
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ def _resources(settings: Settings) -> Iterator[Line]:
     yield Line("spark.driver.maxResultSize", "256m", "a step returns a line for each file, never rows")
     yield Line("spark.ui.enabled", str(spark.ui).lower(), "a page that nobody asked for would listen on a port", True)
     yield Line("spark.ui.showConsoleProgress", "false", "progress is the platform's to print", True)
-    yield Line("spark.log.level", "ERROR", "warnings of the JVM would bury the platform's lines", True)
-    yield Line("spark.sql.shuffle.partitions", str(spark.shuffle_partitions), "before they are merged to a size that is worth it")
-    if settings.spark.master.startswith("local"):
+    quiet = f"-Dlog4j2.configurationFile={LOGGING.as_uri()}"
+    yield Line("spark.driver.extraJavaOptions", quiet, "warnings of the JVM would bury the platform's lines", True)
+    parts = spark.shuffle_partitions or (2 * settings.threads if settings.is_spark_local else 200)
+    yield Line("spark.sql.shuffle.partitions", str(parts), "before they are merged to a size that is worth it")
+    if settings.is_spark_local:
         yield Line("spark.driver.host", "127.0.0.1", "servers listen on loopback", True)
         yield Line("spark.driver.bindAddress", "127.0.0.1", "servers listen on loopback", True)
 
@@ -110,20 +113,24 @@ def _store(settings: Settings) -> Iterator[Line]:
     if not store.url.startswith("s3://"):
         return
     s3a = "spark.hadoop.fs.s3a"
-    yield Line("spark.hadoop.fs.s3.impl", "org.apache.hadoop.fs.s3a.S3AFileSystem", "s3:// is the same store as s3a://")
-    yield Line(f"{s3a}.path.style.access", "true", "stores other than AWS have no host for a bucket")
-    yield Line(f"{s3a}.endpoint.region", store.region, "AWS's client insists on one")
-    yield Line(f"{s3a}.connection.establish.timeout", f"{int(store.connect_seconds * 1000)}ms", "as the platform's own client")
-    yield Line(f"{s3a}.connection.timeout", f"{int(store.answer_seconds * 1000)}ms", "as the platform's own client")
-    yield Line(f"{s3a}.attempts.maximum", str(store.retries), "as the platform's own client")
+    yield Line("spark.hadoop.fs.s3.impl", "org.apache.hadoop.fs.s3a.S3AFileSystem", "s3:// is the same store as s3a://", True)
+    yield Line(f"{s3a}.path.style.access", "true", "stores other than AWS have no host for a bucket", True)
+    yield Line(f"{s3a}.endpoint.region", store.region, "AWS's client insists on one", True)
+    yield Line(
+        f"{s3a}.connection.establish.timeout", f"{int(store.connect_seconds * 1000)}ms", "as the platform's own client", True
+    )
+    yield Line(f"{s3a}.connection.timeout", f"{int(store.answer_seconds * 1000)}ms", "as the platform's own client", True)
+    yield Line(f"{s3a}.attempts.maximum", str(store.retries), "as the platform's own client", True)
     if store.endpoint:
-        yield Line(f"{s3a}.endpoint", store.endpoint, "the store")
-        yield Line(f"{s3a}.connection.ssl.enabled", str(store.endpoint.startswith("https://")).lower(), "as its address says")
+        yield Line(f"{s3a}.endpoint", store.endpoint, "the store", True)
+        yield Line(
+            f"{s3a}.connection.ssl.enabled", str(store.endpoint.startswith("https://")).lower(), "as its address says", True
+        )
     if store.access_key and store.secret_key:
-        yield Line(f"{s3a}.access.key", store.access_key.get_secret_value(), "its key")
-        yield Line(f"{s3a}.secret.key", store.secret_key.get_secret_value(), "and secret")
+        yield Line(f"{s3a}.access.key", store.access_key.get_secret_value(), "its key", True)
+        yield Line(f"{s3a}.secret.key", store.secret_key.get_secret_value(), "and secret", True)
         provider = "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider"
-        yield Line(f"{s3a}.aws.credentials.provider", provider, "no other key is looked for")
+        yield Line(f"{s3a}.aws.credentials.provider", provider, "no other key is looked for", True)
 
 
 _lock = threading.Lock()
@@ -154,6 +161,8 @@ def open_session(settings: Settings) -> SparkSession:
             jars = find_jars(settings.spark.jars or default_folder())
             builder = builder.master(settings.spark.master.replace("[*]", f"[{settings.threads}]"))
             told = {line.key: line.value for line in lines} | {"spark.jars": ",".join(map(str, jars))}
+            if settings.is_spark_local:
+                os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
             os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
         for key, value in (told | settings.spark.conf).items():
