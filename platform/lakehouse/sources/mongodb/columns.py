@@ -29,8 +29,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.sources.mongodb import bson_scan
-from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_elements, find_fields
+from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Ints
 from lakehouse.sources.mongodb.cutting import Path, without
+from lakehouse.sources.mongodb.lockstep import Found, RepeatedField, find_elements, find_fields
 from lakehouse.sources.mongodb.values import (
     DAY_MILLISECONDS,
     FIRST_MILLISECOND,
@@ -64,64 +65,47 @@ class PathColumn:
     mixed: str = "refuse"
 
 
-def decode(documents: bytes, columns: Sequence[PathColumn], personal: Sequence[Path] = ()) -> pa.RecordBatch:
-    """The columns of the documents that `documents` holds one after the other; RefusedValue, DamagedData.
+def decode(chunk: Chunk, columns: Sequence[PathColumn], personal: Sequence[Path] = ()) -> pa.RecordBatch:
+    """The columns of the documents of a chunk; RefusedValue, DamagedData.
 
     personal: paths that only the columns at them, or under them, may see.
     """
-    names = {name for path in (*(column.path for column in columns), *personal) for name in path}
-    names |= {name for column in columns for name in _names_of(column.field.type)}
-    longest = max((len(name.encode()) for name in names), default=0) + 1
-    chunk = Chunk(documents, longest)
-    starts = chunk.starts()
     allowed = [column for column in columns if any(column.path[: len(path)] == path for path in personal)]
-    arrays = dict(_arrays(chunk, starts, allowed))
+    arrays = dict(_arrays(chunk, allowed))
     others = [column for column in columns if column.field.name not in arrays]
     if any(path[: len(column.path)] == column.path for column in others for path in personal):
         try:
-            chunk = Chunk(without(chunk, starts, personal), longest)
+            chunk = without(chunk, personal)
         except RepeatedField as repeated:
             raise RefusedValue(repeated.name, "unknown", "the field twice in a document") from None
-        starts = chunk.starts()
-    arrays.update(_arrays(chunk, starts, others))
+    arrays.update(_arrays(chunk, others))
     schema = pa.schema([column.field for column in columns])
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
-def _names_of(type_: pa.DataType) -> Iterator[str]:
-    """The names of all fields of structs in a type."""
-    if pa.types.is_list(type_):
-        yield from _names_of(type_.value_type)
-    elif pa.types.is_struct(type_):
-        for field in type_:
-            yield field.name
-            yield from _names_of(field.type)
-
-
-def _arrays(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> Iterator[tuple[str, pa.Array]]:
+def _arrays(chunk: Chunk, columns: Sequence[PathColumn]) -> Iterator[tuple[str, pa.Array]]:
     at_paths = [column for column in columns if column.path]
     left: dict[Path, Bytes] = {}  # of each path that is split, the types of the values that no column has taken yet
     last = {column.path: column for column in at_paths if column.mixed == "split"}
-    for column, (types, positions) in zip(at_paths, _find(chunk, starts, at_paths), strict=True):
+    for column, (types, positions) in zip(at_paths, _find(chunk, at_paths), strict=True):
         try:
             if column.mixed != "split" or last[column.path] is column:
                 types = left.get(column.path, types)
                 yield column.field.name, _Column(chunk, types, positions, column.field, widen=column.mixed == "widen").array()
                 continue
         except _RefusedAt as at:
-            raise RefusedValue(column.field.name, _identity(chunk, starts[at.document]), at.found) from None
+            raise RefusedValue(column.field.name, _identity(chunk, chunk.starts[at.document]), at.found) from None
         array, passed = _passing(chunk, left.get(column.path, types), positions, column.field)
         left[column.path] = np.where(passed, types, bson_scan.ABSENT).astype(np.uint8)
         yield column.field.name, array
     for column in columns:
         if not column.path:
-            yield column.field.name, _whole(chunk, starts)
+            yield column.field.name, _whole(chunk)
 
 
-def _whole(chunk: Chunk, starts: Ints) -> pa.Array:
-    """Each document as it is, without a copy."""
-    offsets = np.append(starts, chunk.size).astype(np.int32)
-    return pa.BinaryArray.from_buffers(pa.binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)])
+def _whole(chunk: Chunk) -> pa.Array:
+    """Each document as it is."""
+    return _slices(chunk, chunk.starts, chunk.i4[chunk.starts], np.ones(len(chunk.starts), bool))
 
 
 class _RefusedAt(Exception):
@@ -131,7 +115,7 @@ class _RefusedAt(Exception):
         self.found = found
 
 
-def _find(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> list[tuple[Bytes, Ints]]:
+def _find(chunk: Chunk, columns: Sequence[PathColumn]) -> list[tuple[Bytes, Ints]]:
     """Type and position of each column's value in each document, objects of dotted paths entered once for all columns in them."""
     results: list[tuple[Bytes, Ints] | None] = [None] * len(columns)
 
@@ -157,12 +141,14 @@ def _find(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> list[tup
                     raise RefusedValue(column, _identity(chunk, tops[rows[first]]), where)
                 enter(positions[inside], rows[inside], deeper)
 
-    tops = starts
-    total = len(starts)
-    enter(starts, np.arange(total), [(i, column.path) for i, column in enumerate(columns)])
+    tops = chunk.starts
+    total = len(tops)
+    enter(tops, np.arange(total), [(i, column.path) for i, column in enumerate(columns)])
     return [result if result is not None else _spread(_NO_TYPES, _NO_INTS, _NO_INTS, total) for result in results]
 
 
+_OBJECT_ID = np.dtype([("low", "<i8"), ("high", "<i4")])
+"""Its twelve bytes, as two numbers."""
 _NO_TYPES, _NO_INTS = np.zeros(0, np.uint8), np.zeros(0, np.int64)
 
 
@@ -357,13 +343,11 @@ class _Column:
 
     def _hex(self, ids: Mask) -> pa.Array:
         """ObjectIds as 24 hexadecimal digits."""
-        digits = np.frombuffer(b"0123456789abcdef", np.uint8)
-        raw = np.zeros((len(ids), 12), np.uint8)
-        raw[ids] = self.chunk.u1[self.positions[ids][:, None] + np.arange(12)]
-        text = np.empty((len(ids), 24), np.uint8)
-        text[:, 0::2], text[:, 1::2] = digits[raw >> 4], digits[raw & 15]
+        raw = np.zeros(len(ids), _OBJECT_ID)
+        positions = self.positions[ids]
+        raw["low"][ids], raw["high"][ids] = self.chunk.i8[positions], self.chunk.i4[positions + 8]
         offsets = np.arange(0, 24 * len(ids) + 1, 24, dtype=np.int32)
-        array = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(text.reshape(-1)))
+        array = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(raw.tobytes().hex().encode()))
         return array if ids.all() else pc.if_else(pa.array(ids), array, None)
 
     def _with_rest(self, array: pa.Array, done: Mask) -> pa.Array:
@@ -392,15 +376,18 @@ def _passing(chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field) -> tu
 
 def _slices(chunk: Chunk, starts: Ints, lengths: Ints, mask: Mask) -> pa.Array:
     """Bytes of the chunk as a binary array: every second slot of an array over the whole chunk, whose offsets must not fall."""
-    lows, highs = np.where(mask, starts, 0), np.where(mask, starts + lengths, 0)
-    np.maximum.accumulate(highs, out=highs)
-    lows = np.where(mask, lows, highs)
-    offsets = np.empty(2 * len(lows), np.int64)
-    offsets[0::2], offsets[1::2] = lows, highs
-    whole = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), 2 * len(lows) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)]
+    offsets = np.empty(2 * len(starts), np.int32)
+    lows, highs = offsets[0::2], offsets[1::2]
+    if whole := bool(mask.all()):
+        lows[:], highs[:] = starts, starts + lengths
+    else:
+        highs[:] = np.where(mask, starts + lengths, 0)
+        np.maximum.accumulate(highs, out=highs)
+        lows[:] = np.where(mask, starts, highs)
+    every = pa.BinaryArray.from_buffers(
+        pa.binary(), max(0, 2 * len(starts) - 1), [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)]
     )
-    return whole.take(pa.array(np.arange(0, 2 * len(lows), 2), mask=~mask))
+    return every.take(pa.array(np.arange(0, 2 * len(starts), 2), mask=None if whole else ~mask))
 
 
 _BUILD: dict[str, Callable[[_Column], pa.Array]] = {

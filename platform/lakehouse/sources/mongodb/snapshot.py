@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from bson.datetime_ms import DatetimeMS
@@ -14,10 +14,12 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from lakehouse.errors import SourceMismatch, ValueRefused
+from lakehouse.sources.mongodb.bson_scan import Chunk
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.connect import Client, read_error
 from lakehouse.sources.mongodb.cutting import Path, shortest
 from lakehouse.sources.mongodb.extent import NotADate, date_extent
+from lakehouse.sources.mongodb.replies import chunks
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
 from lakehouse.sources.prefetch import prefetched
 from lakehouse.spec import Column, Position, Table, Window
@@ -109,7 +111,7 @@ class MongoSnapshot:
         """Receive replies in threads, decode them here."""
         threads = min(self._connections, len(conditions))
 
-        def reading(part: Sequence[Condition]) -> Callable[[], Generator[bytes, None, None]]:
+        def reading(part: Sequence[Condition]) -> Callable[[], Generator[Chunk, None, None]]:
             return lambda: self._replies(table, part, columns)
 
         personal = [path_of(column) for column in table.columns if column.name in table.personal]
@@ -118,15 +120,12 @@ class MongoSnapshot:
 
     def _replies(
         self, table: Table, conditions: Sequence[Condition], columns: Sequence[PathColumn]
-    ) -> Generator[bytes, None, None]:
+    ) -> Generator[Chunk, None, None]:
         try:
             documents, projection = self._reader.documents(table), self._projection(table, columns)
             with self._session() as session:
                 for condition in conditions:
-                    with documents.find_raw_batches(condition, projection, batch_size=REPLY_DOCUMENTS, session=session) as cursor:
-                        for reply in cursor:
-                            if reply:
-                                yield cast("bytes", reply)  # the driver types them as documents
+                    yield from chunks(documents, condition, projection, REPLY_DOCUMENTS, session)
         except PyMongoError as error:
             raise read_error(error, self._tried(table)) from None
 
@@ -142,7 +141,7 @@ class MongoSnapshot:
         whole = any(not column.path for column in columns)
         return None if self._embedded or whole else fields
 
-    def _decoded(self, table: Table, reply: bytes, columns: Sequence[PathColumn], personal: Sequence[Path]) -> pa.RecordBatch:
+    def _decoded(self, table: Table, reply: Chunk, columns: Sequence[PathColumn], personal: Sequence[Path]) -> pa.RecordBatch:
         try:
             return decode(reply, columns, personal)
         except RefusedValue as refused:
