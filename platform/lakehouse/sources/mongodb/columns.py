@@ -143,7 +143,8 @@ def _find(chunk: Chunk, columns: Sequence[PathColumn]) -> list[tuple[Bytes, Ints
 
     tops = chunk.starts
     total = len(tops)
-    enter(tops, np.arange(total), [(i, column.path) for i, column in enumerate(columns)])
+    if columns:
+        enter(tops, np.arange(total), [(i, column.path) for i, column in enumerate(columns)])
     return [result if result is not None else _spread(_NO_TYPES, _NO_INTS, _NO_INTS, total) for result in results]
 
 
