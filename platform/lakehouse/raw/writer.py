@@ -60,19 +60,20 @@ def write_files(
 ) -> Iterator[LocalFile]:
     """Parquet files of about 512 MB in `folder`, one after the other; rows keep their order. The caller removes each.
 
-    Row groups of about a million rows or 32 MB in memory, whichever comes first: one is encoded and digested while the next is
-    gathered. `digest` is complete when the last file has come. Raises SchemaChanged for a batch of another schema, ValueRefused
+    Row groups of about a million rows or 32 MB in memory, whichever comes first: one is encoded while the next is gathered.
+    Batches are digested as they come: a third thread would make the others wait for the interpreter more often than it helps.
+    `digest` is complete when the last file has come. Raises SchemaChanged for a batch of another schema, ValueRefused
     for a null that the schema forbids.
     """
-    groups = _row_groups(_checked(batches, schema, batch_id))
+    groups = _row_groups(_digested(_checked(batches, schema, batch_id), schema, digest))
     first = next(groups, None)
     if first is None:
         return
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as encoder:
         number = 0
         while first is not None:
             path = folder / f"{batch_id}-{number}.parquet"
-            rows, first = _write_file(path, first, groups, schema, batch_id, digest, pool)
+            rows, first = _write_file(path, first, groups, schema, batch_id, encoder)
             yield LocalFile(path, rows, path.stat().st_size, sha256_of(path))
             number += 1
 
@@ -84,37 +85,27 @@ def sha256_of(path: Path) -> str:
 
 
 def _write_file(
-    path: Path,
-    group: pa.Table,
-    groups: Iterator[pa.Table],
-    schema: pa.Schema,
-    batch_id: str,
-    digest: Digest,
-    pool: ThreadPoolExecutor,
+    path: Path, group: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema, batch_id: str, encoder: ThreadPoolExecutor
 ) -> tuple[int, pa.Table | None]:
+    """One file, from this row group on; its rows, and the group that the next file begins with."""
     rows = 0
     plain = schema.with_metadata({BATCH_ID_KEY: batch_id})
     with pq.ParquetWriter(path, plain, compression="zstd", compression_level=1, use_dictionary=False) as writer:
         while True:
-            checksum = pool.submit(checksum_of, group, schema)
-            written = pool.submit(_encode, writer, group, plain)
+            written = encoder.submit(_encode, writer, group, plain)
+            rows += group.num_rows
+            del group
             try:
                 following = next(groups, None)
             finally:
-                for future in (written, checksum):
-                    future.exception()
+                written.exception()
             try:
                 written.result()
             except (pa.ArrowInvalid, ValueError) as error:
                 raise _refused(batch_id, error) from error
-            digest.checksum = digest.checksum + checksum.result()
-            if digest.sample.num_rows < SAMPLE_ROWS:
-                digest.sample = pa.concat_tables([digest.sample, group]).slice(0, SAMPLE_ROWS)
-            rows += group.num_rows
             if following is None or path.stat().st_size >= FILE_BYTES:
-                break
+                return rows, following
             group = following
-    return rows, following
 
 
 def _encode(writer: pq.ParquetWriter, group: pa.Table, schema: pa.Schema) -> None:
@@ -130,6 +121,14 @@ def _checked(batches: Iterable[pa.RecordBatch], schema: pa.Schema, batch_id: str
                 allowed=", ".join(f"{f.name} {f.type}" for f in schema),
                 remedy="Read the schema of the source again and extract anew; nothing was landed.",
             )
+        yield batch
+
+
+def _digested(batches: Iterable[pa.RecordBatch], schema: pa.Schema, digest: Digest) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        digest.checksum = digest.checksum + checksum_of((batch,), schema)
+        if digest.sample.num_rows < SAMPLE_ROWS:
+            digest.sample = pa.concat_tables([digest.sample, pa.Table.from_batches([batch])]).slice(0, SAMPLE_ROWS)
         yield batch
 
 

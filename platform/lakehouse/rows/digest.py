@@ -41,6 +41,10 @@ _BLOCK = 2**15
 """Bytes or elements that are summed at a time: their products stay in a processor's cache."""
 _SHORT = 256
 """Bytes or elements of stretches that are all of one length, up to which multiplying them out costs less than a running sum."""
+_LINE = 32
+"""Bytes that are summed at once in long texts; a running sum over each byte takes twice as long."""
+_LONG = 4 * _LINE
+"""Bytes of a text, on average, from which on that pays."""
 _SAMPLE = 1024
 """Rows that tell whether the texts of a column repeat."""
 
@@ -196,6 +200,9 @@ def _sequences(values: npt.NDArray[Any], edges: npt.NDArray[np.int64]) -> Words:
     if len(lengths) and 0 < lengths[0] <= _SHORT and (lengths == lengths[0]).all():
         _add_alike(result, values[edges[0] : edges[-1]].reshape(len(lengths), -1), powers)
         return result
+    if values.dtype == np.uint8 and edges[-1] - edges[0] >= _LONG * len(lengths):
+        _add_lines(result, values, edges)
+        return result
     at, count = 0, len(result)
     while at < count:
         low = int(edges[at])
@@ -221,6 +228,44 @@ def _add_alike(result: Words, stretches: npt.NDArray[Any], powers: Words) -> Non
         result[start : start + count] += stretches[start : start + count].astype(np.uint64) @ powers[: stretches.shape[1]]
 
 
+def _add_lines(result: Words, content: npt.NDArray[np.uint8], edges: npt.NDArray[np.int64]) -> None:
+    """Add the sums of long texts: running sums over lines of 32 bytes, and what is left of a line at each edge."""
+    _, inverses = _powers()
+    line_powers, line_inverses = _line_powers()
+    room = np.empty(_BLOCK * _LINE, np.uint8)
+    sums = np.zeros(_BLOCK + 1, np.uint64)
+    at, count = 0, len(result)
+    while at < count:
+        low = int(edges[at])
+        until = int(np.searchsorted(edges, low + (_BLOCK - 1) * _LINE, "right")) - 1
+        if until <= at:
+            result[at : at + 1] += _long(content[low : int(edges[at + 1])])
+            at += 1
+            continue
+        size = int(edges[until]) - low
+        whole = size // _LINE + 1
+        room[:size], room[size : whole * _LINE] = content[low : low + size], 0
+        lines = room[: whole * _LINE].reshape(-1, _LINE)
+        np.cumsum(_line_sums(lines) * line_powers[:whole], out=sums[1 : whole + 1])
+        inside = edges[at : until + 1] - low
+        line, over = inside // _LINE, inside % _LINE
+        begun = lines.take(line, axis=0)
+        begun *= np.arange(_LINE) < over[:, None]
+        found = sums[line] + _line_sums(begun) * line_powers[line]
+        result[at:until] += (found[1:] - found[:-1]) * (line_inverses[line] * inverses[over])[:-1]
+        at = until
+
+
+def _line_sums(lines: npt.NDArray[np.uint8]) -> Words:
+    """The sum of each line by itself."""
+    powers = _powers()[0][:_LINE]
+    found = np.empty(len(lines), np.uint64)
+    step = _BLOCK // _LINE
+    for start in range(0, len(lines), step):
+        np.einsum("ij,j->i", lines[start : start + step].astype(np.uint64), powers, out=found[start : start + step])
+    return found
+
+
 def _long(values: npt.NDArray[Any]) -> np.uint64:
     """The sum for one stretch that is longer than a block."""
     powers, _ = _powers()
@@ -236,6 +281,15 @@ def _powers() -> tuple[Words, Words]:
     """P**i and P**-i for the places of a block."""
     powers = np.full(_BLOCK, P, np.uint64)
     inverses = np.full(_BLOCK + 1, pow(P, -1, 2**64), np.uint64)
+    powers[0] = inverses[0] = 1
+    return np.cumprod(powers, dtype=np.uint64), np.cumprod(inverses, dtype=np.uint64)
+
+
+@cache
+def _line_powers() -> tuple[Words, Words]:
+    """P**(32 * i) and its inverses for the lines of a block."""
+    powers = np.full(_BLOCK, pow(P, _LINE, 2**64), np.uint64)
+    inverses = np.full(_BLOCK, pow(P, -_LINE, 2**64), np.uint64)
     powers[0] = inverses[0] = 1
     return np.cumprod(powers, dtype=np.uint64), np.cumprod(inverses, dtype=np.uint64)
 

@@ -2,14 +2,15 @@
 
 Documents of one collection mostly have the same fields in the same order. So all documents of a chunk are gone through together,
 name by name: every document whose next field has that name takes a step, the others wait for the name that they have. The
-order of names is learned from documents as they come; it decides what is tried first, never what is found. A name and the type
-byte before it are compared as masked 64-bit words.
+order of names is learned from documents as they come, and kept for the next chunk; it decides what is tried first, never what is
+found. A name and the type byte before it are compared as masked 64-bit words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,7 @@ def find_fields(chunk: Chunk, starts: Ints, names: Sequence[str]) -> Found:
         return Found(np.zeros((len(names), 0), np.uint8), np.zeros((len(names), 0), np.int64))
     walk = _Walk(chunk, starts, names)
     walk.run()
+    walk.remember()
     return Found(walk.types, walk.positions)
 
 
@@ -59,6 +61,7 @@ class _Name:
 
     def __init__(self, name: bytes, wanted: int) -> None:
         """wanted: which of the names that are looked for it is, -1: none."""
+        self.name = name
         self.wanted = wanted
         text = b"\0" + name + b"\0"
         self.length = len(text)
@@ -82,6 +85,19 @@ class _Name:
         return chosen
 
 
+class _Learned:
+    """The order of names that chunks before this one had. Walks put another list in its place, and never change the list."""
+
+    def __init__(self) -> None:
+        self.order: list[_Name] = []
+
+
+@lru_cache(maxsize=64)
+def _learned(names: tuple[str, ...]) -> _Learned:
+    """What is known of documents in which these names are looked for."""
+    return _Learned()
+
+
 class _Walk:
     """One way through all documents of a chunk.
 
@@ -100,8 +116,10 @@ class _Walk:
         self.word: Words = chunk.u8[self.at]
         self._number = {name.encode(): number for number, name in enumerate(names)}
         self._seen = [False] * len(names)
-        self._order: list[_Name] = []
-        self._known: dict[bytes, _Name] = {}
+        self._learned = _learned(tuple(names))
+        self._order = list(self._learned.order)
+        self._known = {name.name: name for name in self._order}
+        self._most = len(names) + _NAMES
         self._documents = 0
 
     def run(self) -> None:
@@ -134,6 +152,11 @@ class _Walk:
             self._step(name, chosen)
             if chosen is not None:
                 self._leave_ended()
+
+    def remember(self) -> None:
+        """Keep the order for the next chunk, unless it has become so long that it is better learned anew."""
+        if self._documents:
+            self._learned.order = self._order if len(self._order) < self._most else []
 
     def _step(self, name: _Name | None, chosen: Ints | None) -> None:
         """Over one element of the chosen documents (None: of all), whose name is this (None: any that is not looked for)."""
@@ -184,8 +207,7 @@ class _Walk:
 
         None when that is not in it: nothing more is learned then.
         """
-        most = len(self.names) + _NAMES
-        if self._documents >= _LEARNED or len(self._order) >= most:
+        if self._documents >= _LEARNED or len(self._order) >= self._most:
             return None
         self._documents += 1
         document = int(self.rows[0])
@@ -193,7 +215,7 @@ class _Walk:
         for _, name, value in elements(self.chunk.data, int(self.starts[document]) + 4, int(self.ends[0])):
             known = self._known.get(name)
             if known is None:
-                if len(self._order) >= most:
+                if len(self._order) >= self._most:
                     break
                 known = self._known[name] = _Name(name, self._number.get(name, -1))
                 self._order.insert(place, known)

@@ -73,19 +73,27 @@ def _documents(data: bytes, array: int) -> Ints:
     """Where the documents of the array at `array` start."""
     find, length = data.index, _LENGTH.unpack_from
     at, end = array + 4, array + _length(data, array) - 1
-    starts, types = [], []
+    starts = []
     while at < end:
         start = find(0, at + 1) + 1
         starts.append(start)
-        types.append(at)
         size = length(data, start)[0]
         if size < 5:
             break
         at = start + size
     found = np.array(starts, np.int64)
-    if at != end or (np.frombuffer(data, np.uint8)[types] != DOCUMENT).any():
+    if at != end or not _all_documents(data, array + 4, found):
         raise damaged("a batch is not a list of documents")
     return found
+
+
+def _all_documents(data: bytes, first: int, starts: Ints) -> bool:
+    """Whether each element of an array is a document; first: where the first element is."""
+    if not len(starts):
+        return True
+    chunk = Chunk(data, len(data), starts)
+    at = np.append(first, (starts + chunk.i4[starts])[:-1])
+    return bool((chunk.u1[at] == DOCUMENT).all())
 
 
 def _without(reply: bytes, cursor: int, begin: int, end: int) -> bytes:
