@@ -90,7 +90,8 @@ def _write_file(
     """One file, from this row group on; its rows, and the group that the next file begins with."""
     rows = 0
     plain = schema.with_metadata({BATCH_ID_KEY: batch_id})
-    with pq.ParquetWriter(path, plain, compression="zstd", compression_level=1, use_dictionary=False) as writer:
+    options = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_statistics": _compared(schema)}
+    with pq.ParquetWriter(path, plain, **options) as writer:
         while True:
             written = encoder.submit(_encode, writer, group, plain)
             rows += group.num_rows
@@ -106,6 +107,11 @@ def _write_file(
             if following is None or path.stat().st_size >= FILE_BYTES:
                 return rows, following
             group = following
+
+
+def _compared(schema: pa.Schema) -> list[str]:
+    """The columns that a reader may filter by: the least and the greatest of others are looked for in vain."""
+    return [field.name for field in schema if not (pa.types.is_nested(field.type) or pa.types.is_binary(field.type))]
 
 
 def _encode(writer: pq.ParquetWriter, group: pa.Table, schema: pa.Schema) -> None:

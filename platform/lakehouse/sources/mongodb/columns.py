@@ -117,40 +117,48 @@ class _RefusedAt(Exception):
 
 def _find(chunk: Chunk, columns: Sequence[PathColumn]) -> list[tuple[Bytes, Ints]]:
     """Type and position of each column's value in each document, objects of dotted paths entered once for all columns in them."""
-    results: list[tuple[Bytes, Ints] | None] = [None] * len(columns)
-
-    def enter(starts: Ints, rows: Ints, wanted: Sequence[tuple[int, tuple[str, ...]]]) -> None:
-        names = list(dict.fromkeys(path[0] for _, path in wanted))
-        found = _fields(chunk, starts, rows, names)
-        for i, name in enumerate(names):
-            types, positions = found.types[i], found.positions[i]
-            deeper = []
-            for number, path in wanted:
-                if path[0] == name and len(path) == 1:
-                    results[number] = _spread(types, positions, rows, total)
-                elif path[0] == name:
-                    deeper.append((number, path[1:]))
-            if deeper:
-                inside = types == bson_scan.DOCUMENT
-                other = ~inside & ~_is_null(types)
-                if other.any():
-                    first = int(np.nonzero(other)[0][0])
-                    shown = _shown(chunk, int(types[first]), int(positions[first]))
-                    column = columns[deeper[0][0]].field.name
-                    where = f"{shown} at {name!r}, not an object"
-                    raise RefusedValue(column, _identity(chunk, tops[rows[first]]), where)
-                enter(positions[inside], rows[inside], deeper)
-
-    tops = chunk.starts
-    total = len(tops)
+    total = len(chunk.starts)
+    results = [(np.zeros(total, np.uint8), np.zeros(total, np.int64))] * len(columns)
     if columns:
-        enter(tops, np.arange(total), [(i, column.path) for i, column in enumerate(columns)])
-    return [result if result is not None else _spread(_NO_TYPES, _NO_INTS, _NO_INTS, total) for result in results]
+        rows = np.arange(total)
+        _enter(chunk, chunk.starts, rows, [(i, column, column.path) for i, column in enumerate(columns)], results)
+    return results
+
+
+def _enter(
+    chunk: Chunk,
+    starts: Ints,
+    rows: Ints,
+    wanted: Sequence[tuple[int, PathColumn, Path]],
+    results: list[tuple[Bytes, Ints]],
+) -> None:
+    """Find what is wanted in the objects that start at `starts`, those of the documents `rows`, and in objects in them.
+
+    Not a function within another that calls itself: the two would keep the chunk alive until the garbage is collected.
+    """
+    names = list(dict.fromkeys(path[0] for _, _, path in wanted))
+    found = _fields(chunk, starts, rows, names)
+    for i, name in enumerate(names):
+        types, positions = found.types[i], found.positions[i]
+        deeper = []
+        for number, column, path in wanted:
+            if path[0] == name and len(path) == 1:
+                results[number] = _spread(types, positions, rows, len(chunk.starts))
+            elif path[0] == name:
+                deeper.append((number, column, path[1:]))
+        if not deeper:
+            continue
+        inside = types == bson_scan.DOCUMENT
+        other = ~inside & ~_is_null(types)
+        if other.any():
+            first = int(np.nonzero(other)[0][0])
+            where = f"{_shown(chunk, int(types[first]), int(positions[first]))} at {name!r}, not an object"
+            raise RefusedValue(deeper[0][1].field.name, _identity(chunk, chunk.starts[rows[first]]), where)
+        _enter(chunk, positions[inside], rows[inside], deeper, results)
 
 
 _OBJECT_ID = np.dtype([("low", "<i8"), ("high", "<i4")])
 """Its twelve bytes, as two numbers."""
-_NO_TYPES, _NO_INTS = np.zeros(0, np.uint8), np.zeros(0, np.int64)
 
 
 def _fields(chunk: Chunk, starts: Ints, rows: Ints, names: Sequence[str]) -> Found:
