@@ -281,6 +281,8 @@ def test_values_of_one_length_follow_the_definition(size: int) -> None:
     schema = pa.schema([arrow_field("text", "string"), arrow_field("numbers", "list<int64>")])
     rows: list[dict[str, Any]] = [{"text": chr(33 + i % 90) * size, "numbers": [i] * (size % 40)} for i in range(300)]
     assert computed(rows, schema) == model(rows)
+    gaps: list[dict[str, Any]] = [row if i % 7 else {"text": [None, ""][i % 2], "numbers": []} for i, row in enumerate(rows)]
+    assert computed(gaps, schema) == model(gaps)
 
 
 @pytest.mark.parametrize("block", [64, 2**15])

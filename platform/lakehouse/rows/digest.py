@@ -197,8 +197,10 @@ def _sequences(values: npt.NDArray[Any], edges: npt.NDArray[np.int64]) -> Words:
     lengths = np.diff(edges)
     result = lengths.view(np.uint64) * np.uint64(L)
     powers, inverses = _powers()
-    if len(lengths) and 0 < lengths[0] <= _SHORT and (lengths == lengths[0]).all():
-        _add_alike(result, values[edges[0] : edges[-1]].reshape(len(lengths), -1), powers)
+    length = int(lengths.max(initial=0))
+    there = lengths == length
+    if 0 < length <= _SHORT and length * np.count_nonzero(there) == edges[-1] - edges[0]:
+        _add_alike(result, there, values[edges[0] : edges[-1]].reshape(-1, length), powers)
         return result
     if values.dtype == np.uint8 and edges[-1] - edges[0] >= _LONG * len(lengths):
         _add_lines(result, values, edges)
@@ -221,11 +223,17 @@ def _sequences(values: npt.NDArray[Any], edges: npt.NDArray[np.int64]) -> Words:
     return result
 
 
-def _add_alike(result: Words, stretches: npt.NDArray[Any], powers: Words) -> None:
-    """Add the sums of stretches of one length: identifiers and tokens are such."""
-    count = max(1, _BLOCK // stretches.shape[1])
-    for start in range(0, len(result), count):
-        result[start : start + count] += stretches[start : start + count].astype(np.uint64) @ powers[: stretches.shape[1]]
+def _add_alike(result: Words, there: npt.NDArray[np.bool_], stretches: npt.NDArray[Any], powers: Words) -> None:
+    """Add the sums of stretches of one length: identifiers and tokens are such. there: which there are; others are empty."""
+    count, length = max(1, _BLOCK // stretches.shape[1]), stretches.shape[1]
+    found = np.empty(len(stretches), np.uint64)
+    for start in range(0, len(stretches), count):
+        part = stretches[start : start + count].astype(np.uint64)
+        np.einsum("ij,j->i", part, powers[:length], out=found[start : start + count])
+    if len(found) == len(result):
+        result += found
+    else:
+        result[there] += found
 
 
 def _add_lines(result: Words, content: npt.NDArray[np.uint8], edges: npt.NDArray[np.int64]) -> None:

@@ -35,7 +35,9 @@ _FIRST_DAY, _LAST_DAY = -719162, 2932896
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 65_536
 _VECTOR_ROWS = 2_048
-"""What DuckDB makes at a time; rows may be of any size, so these are gathered up to the bounds of a batch."""
+"""Rows that DuckDB makes at a time where they may be of any size; they are gathered up to the bounds of a batch."""
+_SMALL_ROWS = 8_192
+"""The same for a heap with little beside it, whose rows have 2 kB on average at most: there is less to be copied together."""
 
 _PAGES_PER_RANGE = 2_048
 _LEAST_PAGES = 64
@@ -61,13 +63,14 @@ class UnreadableText(Exception):
 class Scan:
     """What to read: the relation's SQL name, the columns, and conditions, each one query, together all rows once.
 
-    large: some rows are so large that few of them should be in memory at a time.
+    large: some rows are so large that few of them should be in memory at a time. small: none is larger than a few kB.
     """
 
     relation: str
     columns: tuple[ReadColumn, ...]
     conditions: tuple[str, ...]
     large: bool = False
+    small: bool = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -166,7 +169,8 @@ class SnapshotScanner:
             join = f"set transaction snapshot {literal(self._snapshot)}"
             cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
             query = f"from postgres_query('source', {literal(scan.query(condition))})"
-            for batch in gathered(cursor.execute(query).to_arrow_reader(_VECTOR_ROWS)):
+            rows = _SMALL_ROWS if scan.small else _VECTOR_ROWS
+            for batch in gathered(cursor.execute(query).to_arrow_reader(rows)):
                 yield conform(batch, scan.columns)
         finally:
             # Without this rollback DuckDB sends one from a destructor, where a lost connection ends the whole process.
@@ -190,13 +194,17 @@ def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     rows = size = 0
     for batch in batches:
         if waiting and (rows + batch.num_rows > _BATCH_ROWS or size + batch.nbytes > _BATCH_BYTES):
-            yield pa.concat_batches(waiting)
+            yield _together(waiting)
             waiting, rows, size = [], 0, 0
         if batch.num_rows:
             waiting.append(batch)
             rows, size = rows + batch.num_rows, size + batch.nbytes
     if waiting:
-        yield pa.concat_batches(waiting)
+        yield _together(waiting)
+
+
+def _together(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 def conform(batch: pa.RecordBatch, columns: Sequence[ReadColumn]) -> pa.RecordBatch:
