@@ -32,19 +32,19 @@ REFUSED = "_refused"
 _FIRST_MICROSECOND = -62135596800_000_000
 _LAST_MICROSECOND = 253402300799_999_999
 _FIRST_DAY, _LAST_DAY = -719162, 2932896
-_BATCH_BYTES = 8 * 2**20
+_BATCH_BYTES = 4 * 2**20
 _BATCH_ROWS = 65_536
 _VECTOR_ROWS = 2_048
 """Rows that DuckDB makes at a time where they may be of any size; they are gathered up to the bounds of a batch."""
 _SMALL_ROWS = 8_192
 """The same for a heap with little beside it, whose rows have 2 kB on average at most: there is less to be copied together."""
 
-_PAGES_PER_RANGE = 2_048
+_PAGES_PER_RANGE = 1_024
 _LEAST_PAGES = 64
 _READ_AHEAD = "128KiB"
 """What DuckDB makes before it is asked for. It counts 16 bytes for a text, so long texts make this twenty vectors by default."""
 
-_HELD_BYTES = 32 * 2**20
+_HELD_BYTES = 16 * 2**20
 """A range is given out when it is whole, if it is no larger than this, so that a lost connection costs reading it again."""
 
 _ATTEMPTS = 3
@@ -189,7 +189,7 @@ class SnapshotScanner:
 
 
 def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most 65,536 rows, and of 8 MB where one of DuckDB's is not already larger."""
+    """The same rows in batches of at most 65,536 rows, and of 4 MB where one of DuckDB's is not already larger."""
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:
