@@ -1,20 +1,7 @@
 """Arrow columns of declared types from a chunk of BSON documents.
 
-| declared type | BSON types taken (absent, null and undefined are null everywhere) |
-| --- | --- |
-| bool | bool |
-| int32, int64 | int, long, double without a fraction; within range |
-| float64, float32 | double, int, long; if the float is exactly that number |
-| decimal(p,s) | decimal, int, long, double; if p and s hold all its digits |
-| string | string, objectId (24 hex digits), binData of subtype 4 (the UUID's text) |
-| timestamp | date of the years 1 to 9999 |
-| date | date at midnight UTC of the years 1 to 9999 |
-| binary | binData of subtype 0 |
-| json | everything, as Extended JSON (`extended_json.py`) |
-| list<T> | array of what T takes |
-| struct<name: T, ...> | object; what T takes at each name, null where it is absent. Other fields of the object are left out |
-
-Anything else is refused. A dotted path goes through objects: it is null where one is absent or null, and refused where it meets
+Which types take what is in `mapping.py`; a value is taken if the declared type is exactly that value, and refused otherwise. Absent
+and null are null everywhere. A dotted path goes through objects: it is null where one is absent or null, and refused where it meets
 anything else.
 """
 
