@@ -56,7 +56,7 @@ def _certificate(folder: Path, name: str, subject: str, extensions: list[str], a
 
 @dataclass
 class TlsServer:
-    """What came to it. encrypted: sessions over TLS, with the subject of the client's certificate, or None. plain: those without."""
+    """What came to it. encrypted: sessions over TLS, each with the name in the client's certificate, or None. plain: others."""
 
     port: int
     encrypted: list[str | None] = field(default_factory=list)

@@ -1,8 +1,8 @@
 """Arrow columns of declared types from a chunk of BSON documents.
 
-Which types take what is in `mapping.py`; a value is taken if the declared type is exactly that value, and refused otherwise. Absent
-and null are null everywhere. A dotted path goes through objects: it is null where one is absent or null, and refused where it meets
-anything else.
+Which types take what is in `mapping.py`; a value is taken if the declared type is exactly that value, and refused otherwise.
+Absent and null are null everywhere. A dotted path goes through objects: it is null where one is absent or null, and refused
+where it meets anything else.
 """
 
 from __future__ import annotations
