@@ -136,7 +136,8 @@ def _digested(batches: Iterable[pa.RecordBatch], schema: pa.Schema, digest: Dige
     for batch in batches:
         digest.checksum = digest.checksum + checksum_of((batch,), schema)
         if digest.sample.num_rows < SAMPLE_ROWS:
-            digest.sample = pa.concat_tables([digest.sample, pa.Table.from_batches([batch])]).slice(0, SAMPLE_ROWS)
+            rows = pa.Table.from_arrays(batch.columns, schema=digest.sample.schema)
+            digest.sample = pa.concat_tables([digest.sample, rows]).slice(0, SAMPLE_ROWS)
         yield batch
 
 

@@ -21,6 +21,7 @@ from lakehouse.sources.mongodb.cutting import Path, shortest
 from lakehouse.sources.mongodb.extent import NotADate, date_extent
 from lakehouse.sources.mongodb.replies import chunks
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
+from lakehouse.sources.mongodb.whole import id_ranges, split
 from lakehouse.sources.prefetch import prefetched
 from lakehouse.spec import Column, Position, Table, Window
 from lakehouse.spec.types import declared_type
@@ -73,13 +74,24 @@ class MongoSnapshot:
 
     def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:
         """The documents of the collection, or of a window of its event time (mode `append`) or cursor (mode `upsert`)."""
-        conditions = [{}] if window is None else self._window(table, window)
+        conditions = self._whole(table) if window is None else self._window(table, window)
         return self._read(table, conditions, self._reader.columns(table))
 
     def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
         """The key columns of every document."""
         by_name = {column.field.name: column for column in self._reader.columns(table)}
-        return self._read(table, [{}], [by_name[name] for name in table.key])
+        return self._read(table, self._whole(table), [by_name[name] for name in table.key])
+
+    def _whole(self, table: Table) -> list[Condition]:
+        """All documents, in ranges where the server answers several queries at a time."""
+        if self._connections == 1:
+            return [{}]
+        try:
+            with self._session() as session:
+                documents, parts = self._reader.documents(table), _RANGES * self._connections
+                return id_ranges(documents, parts, parts * REPLY_DOCUMENTS, session)
+        except PyMongoError as error:
+            raise read_error(error, self._tried(table)) from None
 
     def _extent(self, table: Table, path: str, column: str, near: tuple[int, int] | None = None) -> tuple[int, int] | None:
         now = _milliseconds_from(self._position.taken_at)
@@ -174,15 +186,6 @@ class MongoSnapshot:
 
     def _tried(self, table: Table) -> str:
         return f"reading table {table.name!r} of source {self._reader.name!r}"
-
-
-def split(low: int, high: int, inner: tuple[int, int], parts: int) -> list[tuple[int, int]]:
-    """`low` to `high`, both included, in at most `parts` ranges that follow each other and are even within `inner`."""
-    first, last = max(low, inner[0]), min(high, inner[1])
-    if parts < 2 or last - first < parts:
-        return [(low, high)]
-    cuts = [first + (last - first) * part // parts for part in range(1, parts)]
-    return list(zip([low, *cuts], [*(cut - 1 for cut in cuts), high], strict=True))
 
 
 def cluster_time(hello: dict[str, Any]) -> Timestamp | None:

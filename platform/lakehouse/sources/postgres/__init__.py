@@ -182,8 +182,7 @@ class PostgresSnapshot:
                 whole, conditions = conditions, parted(connection, relation, wide, conditions, within)
                 large = len(conditions) > len(whole)
         try:
-            small = relation.is_heap and not relation.may_have_large_rows
-            yield from self._scanner.scan(Scan(relation.sql, tuple(columns), tuple(conditions), large, small), tried)
+            yield from self._scanner.scan(Scan(relation.sql, tuple(columns), tuple(conditions), large), tried)
         except RefusedValue:
             with self._joined() as connection:
                 raise refusal(connection, table, relation, columns, within, tried) from None

@@ -35,9 +35,7 @@ _FIRST_DAY, _LAST_DAY = -719162, 2932896
 _BATCH_BYTES = 4 * 2**20
 _BATCH_ROWS = 65_536
 _VECTOR_ROWS = 2_048
-"""Rows that DuckDB makes at a time where they may be of any size; they are gathered up to the bounds of a batch."""
-_SMALL_ROWS = 8_192
-"""The same for a heap with little beside it, whose rows have 2 kB on average at most: there is less to be copied together."""
+"""What DuckDB makes at a time; rows may be of any size, so these are gathered up to the bounds of a batch."""
 
 _PAGES_PER_RANGE = 1_024
 _LEAST_PAGES = 64
@@ -63,14 +61,13 @@ class UnreadableText(Exception):
 class Scan:
     """What to read: the relation's SQL name, the columns, and conditions, each one query, together all rows once.
 
-    large: some rows are so large that few of them should be in memory at a time. small: none is larger than a few kB.
+    large: some rows are so large that few of them should be in memory at a time.
     """
 
     relation: str
     columns: tuple[ReadColumn, ...]
     conditions: tuple[str, ...]
     large: bool = False
-    small: bool = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -169,8 +166,7 @@ class SnapshotScanner:
             join = f"set transaction snapshot {literal(self._snapshot)}"
             cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
             query = f"from postgres_query('source', {literal(scan.query(condition))})"
-            rows = _SMALL_ROWS if scan.small else _VECTOR_ROWS
-            for batch in gathered(cursor.execute(query).to_arrow_reader(rows)):
+            for batch in gathered(cursor.execute(query).to_arrow_reader(_VECTOR_ROWS)):
                 yield conform(batch, scan.columns)
         finally:
             # Without this rollback DuckDB sends one from a destructor, where a lost connection ends the whole process.
