@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,7 +68,7 @@ def write_files(
     keeps a third more for itself, and is no quicker here.
     """
     pa.set_memory_pool(pa.system_memory_pool())
-    groups = _row_groups(_digested(_checked(batches, schema, batch_id), schema, digest))
+    groups = _row_groups(map(partial(_passed, schema=schema, batch_id=batch_id, digest=digest), batches))
     first = next(groups, None)
     if first is None:
         return
@@ -97,6 +98,8 @@ def _write_file(
         while True:
             written = encoder.submit(_encode, writer, group, plain)
             rows += group.num_rows
+            if group.nbytes > GROUP_BYTES:  # one batch of very large values: not two of them at a time
+                written.exception()
             del group
             try:
                 following = next(groups, None)
@@ -112,33 +115,28 @@ def _write_file(
 
 
 def _compared(schema: pa.Schema) -> list[str]:
-    """The columns that a reader may filter by: the least and the greatest of others are looked for in vain."""
-    return [field.name for field in schema if not (pa.types.is_nested(field.type) or pa.types.is_binary(field.type))]
+    """The columns whose least and greatest are noted: those of fixed width. Of a long text the writer would hold four copies."""
+    return [field.name for field in schema if pa.types.is_primitive(field.type) or pa.types.is_decimal(field.type)]
 
 
 def _encode(writer: pq.ParquetWriter, group: pa.Table, schema: pa.Schema) -> None:
     writer.write_table(group.cast(schema), row_group_size=GROUP_ROWS)
 
 
-def _checked(batches: Iterable[pa.RecordBatch], schema: pa.Schema, batch_id: str) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        if batch.schema.names != schema.names or batch.schema.types != schema.types:
-            raise SchemaChanged(
-                f"writing batch {batch_id}: rows arrived with another schema",
-                value=", ".join(f"{f.name} {f.type}" for f in batch.schema),
-                allowed=", ".join(f"{f.name} {f.type}" for f in schema),
-                remedy="Read the schema of the source again and extract anew; nothing was landed.",
-            )
-        yield batch
-
-
-def _digested(batches: Iterable[pa.RecordBatch], schema: pa.Schema, digest: Digest) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        digest.checksum = digest.checksum + checksum_of((batch,), schema)
-        if digest.sample.num_rows < SAMPLE_ROWS:
-            rows = pa.Table.from_arrays(batch.columns, schema=digest.sample.schema)
-            digest.sample = pa.concat_tables([digest.sample, rows]).slice(0, SAMPLE_ROWS)
-        yield batch
+def _passed(batch: pa.RecordBatch, schema: pa.Schema, batch_id: str, digest: Digest) -> pa.RecordBatch:
+    """The batch, when it has the schema; it is in the digest then."""
+    if batch.schema.names != schema.names or batch.schema.types != schema.types:
+        raise SchemaChanged(
+            f"writing batch {batch_id}: rows arrived with another schema",
+            value=", ".join(f"{f.name} {f.type}" for f in batch.schema),
+            allowed=", ".join(f"{f.name} {f.type}" for f in schema),
+            remedy="Read the schema of the source again and extract anew; nothing was landed.",
+        )
+    digest.checksum = digest.checksum + checksum_of((batch,), schema)
+    if digest.sample.num_rows < SAMPLE_ROWS:
+        rows = pa.Table.from_arrays(batch.columns, schema=digest.sample.schema).slice(0, SAMPLE_ROWS)
+        digest.sample = pa.concat_tables([digest.sample, rows]).slice(0, SAMPLE_ROWS)
+    return batch
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -148,13 +146,22 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         for start in range(0, whole.num_rows, GROUP_ROWS):
             batch = whole.slice(start, GROUP_ROWS)
             if held and (rows + batch.num_rows > GROUP_ROWS or size + batch.nbytes > GROUP_BYTES):
-                yield pa.Table.from_batches(held)
-                held, rows, size = [], 0, 0
+                yield _together(held)
+                rows = size = 0
             held.append(batch)
             rows += batch.num_rows
             size += batch.nbytes
+            del batch
+        del whole
     if held:
-        yield pa.Table.from_batches(held)
+        yield _together(held)
+
+
+def _together(batches: list[pa.RecordBatch]) -> pa.Table:
+    """The batches as a table; the list is empty then, so that nobody else holds them."""
+    table = pa.Table.from_batches(batches)
+    batches.clear()
+    return table
 
 
 def _refused(batch_id: str, error: Exception) -> ValueRefused:

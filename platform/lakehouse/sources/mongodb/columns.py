@@ -306,6 +306,12 @@ class _Column:
             array = pa.nulls(len(text), pa.string())
         return self._with_rest(array, text)
 
+    def binaries(self) -> pa.Array:
+        done = self.where(bson_scan.BINARY)
+        done[done] = self.chunk.u1[self.positions[done] + 4] == 0  # other subtypes are no mere bytes
+        lengths = np.where(done, self.chunk.i4[self.positions], 0)
+        return self._with_rest(_slices(self.chunk, self.positions + 5, lengths, done), done)
+
     def lists(self, element: str) -> pa.Array:
         inside = self.where(bson_scan.ARRAY)
         self.rest(inside)
@@ -394,4 +400,5 @@ _BUILD: dict[str, Callable[[_Column], pa.Array]] = {
     "timestamp": _Column.times,
     "date": _Column.times,
     "string": _Column.strings,
+    "binary": _Column.binaries,
 }

@@ -32,9 +32,12 @@ def chunks(
 ) -> Iterator[Chunk]:
     """The documents that a condition finds, a chunk for each reply that has any; the cursor is closed with this."""
     with _Cursor(documents, condition, projection, batch_size=batch_size, session=session) as cursor:
-        for reply in cursor:
-            chunk = cast("Chunk | bytes", reply)  # the driver types them as documents
-            yield chunk if isinstance(chunk, Chunk) else following(chunk)
+        yield from map(_chunk, cursor)
+
+
+def _chunk(reply: object) -> Chunk:
+    """What the cursor gives; the driver types it as a document."""
+    return reply if isinstance(reply, Chunk) else following(cast("bytes", reply))
 
 
 class _Cursor(RawBatchCursor[dict[str, Any]]):
@@ -63,7 +66,7 @@ def opened(reply: bytes | memoryview) -> dict[str, Any]:
         for inner, batch, at in elements(data, cursor + 4, cursor + _length(data, cursor) - 1):
             if inner == ARRAY and batch in _BATCHES:
                 starts = _documents(data, at)
-                rest = _decoded(_without(data[:size], cursor, at - len(batch) - 2, at + _length(data, at)))
+                rest = _decoded(_without(data, size, cursor, at - len(batch) - 2, at + _length(data, at)))
                 rest["cursor"][batch.decode()] = [Chunk(data, size, starts)] if len(starts) else []
                 return rest
     return _decoded(data[:size])
@@ -96,11 +99,11 @@ def _all_documents(data: bytes, first: int, starts: Ints) -> bool:
     return bool((chunk.u1[at] == DOCUMENT).all())
 
 
-def _without(reply: bytes, cursor: int, begin: int, end: int) -> bytes:
-    """A reply without the bytes from `begin` to `end` of the object at `cursor`."""
-    rest = bytearray(reply[:begin] + reply[end:])
+def _without(data: bytes, size: int, cursor: int, begin: int, end: int) -> bytes:
+    """A reply of `size` bytes without those from `begin` to `end`, which are in the object at `cursor`."""
+    rest = bytearray(data[:begin] + data[end:size])
     for at in (0, cursor):
-        _LENGTH.pack_into(rest, at, _length(reply, at) - (end - begin))
+        _LENGTH.pack_into(rest, at, _length(data, at) - (end - begin))
     return bytes(rest)
 
 

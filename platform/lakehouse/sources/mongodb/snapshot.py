@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -127,8 +128,9 @@ class MongoSnapshot:
             return lambda: self._replies(table, part, columns)
 
         personal = [path_of(column) for column in table.columns if column.name in table.personal]
-        for reply in prefetched([reading(conditions[k::threads]) for k in range(threads)], ahead=threads + 1):
-            yield self._decoded(table, reply, columns, personal)
+        replies = prefetched([reading(conditions[k::threads]) for k in range(threads)], ahead=threads)
+        with closing(replies):
+            yield from map(partial(self._decoded, table, columns, personal), replies)
 
     def _replies(
         self, table: Table, conditions: Sequence[Condition], columns: Sequence[PathColumn]
@@ -153,7 +155,7 @@ class MongoSnapshot:
         whole = any(not column.path for column in columns)
         return None if self._embedded or whole else fields
 
-    def _decoded(self, table: Table, reply: Chunk, columns: Sequence[PathColumn], personal: Sequence[Path]) -> pa.RecordBatch:
+    def _decoded(self, table: Table, columns: Sequence[PathColumn], personal: Sequence[Path], reply: Chunk) -> pa.RecordBatch:
         try:
             return decode(reply, columns, personal)
         except RefusedValue as refused:
