@@ -20,7 +20,7 @@ from bson.int64 import Int64
 
 from benchmarks.mixed import documents
 
-REPLY_DOCUMENTS = 5_000
+REPLY_DOCUMENTS = 8_000
 _HEADER = struct.Struct("<iiii")
 _OP_MSG, _OP_QUERY, _OP_REPLY = 2013, 2004, 1
 _ids = itertools.count(1)

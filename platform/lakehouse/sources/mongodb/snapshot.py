@@ -30,7 +30,7 @@ from lakehouse.spec.types import declared_type
 if TYPE_CHECKING:
     from lakehouse.sources.mongodb import MongoReader
 
-REPLY_DOCUMENTS = 5_000
+REPLY_DOCUMENTS = 8_000
 CONNECTIONS = 2
 """Of one read of a window; secantusdb answers one query at a time, so there it is one."""
 _RANGES = 4
