@@ -41,7 +41,7 @@ NESTED = (*TYPED, Column("profile", "struct<city: string, age: int32>"), Column(
 def drain(url: str) -> int:
     """Bytes from the socket, and nothing else."""
     with pymongo.MongoClient[dict[str, Any]](url) as client:
-        found = client.get_default_database()["documents"].find_raw_batches({}, batch_size=5_000)
+        found = client.get_default_database()["documents"].find_raw_batches({}, batch_size=8_000)
         return sum(len(reply) for reply in found)
 
 

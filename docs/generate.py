@@ -23,6 +23,8 @@ from pydantic_core import PydanticUndefined
 import lakehouse
 from lakehouse.cli import cli
 from lakehouse.settings import Settings
+from lakehouse.sources.mongodb.mapping import ANY
+from lakehouse.sources.mongodb.mapping import RULES as BSON_RULES
 from lakehouse.sources.postgres.mapping import DECIMAL, EVERYTHING_ELSE, RULES, TypeRule
 from lakehouse.spec.types import arrow_field, declared_type
 from lakehouse.tables.iceberg.schema import iceberg_type
@@ -100,16 +102,36 @@ def postgres_types() -> str:
 
 
 def _type_row(rule: TypeRule) -> str:
-    field = arrow_field("c", rule.declared.replace("(p,s)", "(12,5)"))
     names = ", ".join(rule.types) if rule.types != (EVERYTHING_ELSE,) else "everything else"
+    field = arrow_field("c", rule.declared.replace("(p,s)", "(12,5)"))
+    return "| " + " | ".join([names, rule.declared, *_hops(field), rule.refused, rule.note]) + " |"
+
+
+def _hops(field: pa.Field) -> list[str]:
+    """A column's type in Arrow, Parquet, Iceberg and ClickHouse."""
     with pa.BufferOutputStream() as sink:
         pq.write_table(pa.schema([field]).empty_table(), sink)
         column = pq.ParquetFile(sink.getvalue()).schema.column(0)
     annotation = "" if column.logical_type.type == "NONE" else f" {_parquet_annotation(column)}"
-    hops = [str(field.type), column.physical_type.lower() + annotation, str(iceberg_type(declared_type(field)))]
+    parquet = "group" if pa.types.is_nested(field.type) else column.physical_type.lower() + annotation
+    hops = [str(field.type), parquet, str(iceberg_type(declared_type(field)))]
     hops.append(column_type(field, required=True))
-    cells = [names, rule.declared, *(hop.replace("12, 5", "p, s") for hop in hops), rule.refused, rule.note]
-    return "| " + " | ".join(cells) + " |"
+    return [hop.replace("12, 5", "p, s") for hop in hops]
+
+
+_BSON_HEAD = ["| BSON | declared | Arrow | Parquet | Iceberg | ClickHouse | refused by name | |", "| --- " * 8 + "|"]
+
+
+def bson_types() -> str:
+    """The table of BSON types; the hops are those of the declared type that comes first."""
+    rows = []
+    for rule in BSON_RULES:
+        usual = rule.declared[0] if rule.declared else ANY
+        field = arrow_field("c", usual.replace("(p,s)", "(12,5)"))
+        declared = "every type, as null" if rule.is_null else ", ".join((*rule.declared, ANY))
+        cells = [rule.name, declared, *([""] * 4 if rule.is_null else _hops(field)), rule.refused, rule.note]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*_BSON_HEAD, *rows])
 
 
 def _parquet_annotation(column: pq.ColumnSchema) -> str:
@@ -196,7 +218,7 @@ def pages() -> dict[str, str]:
     return {
         "commands.md": commands_page(),
         "settings.md": settings_page(),
-        "sources.md": page_with_parts("sources.md", {"postgres types": postgres_types}),
+        "sources.md": page_with_parts("sources.md", {"postgres types": postgres_types, "BSON types": bson_types}),
         "exactly-once.md": page_with_parts("exactly-once.md", {"crash results": crash_results, "fault points": fault_points}),
         "performance.md": page_with_parts("performance.md", results),
     }

@@ -17,6 +17,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from lakehouse.errors import ConfigurationError, SourceMismatch, SourceUnavailable, ValueRefused
 from lakehouse.sources import SourceReader, open_source
 from lakehouse.sources.mongodb import snapshot as snapshots
+from lakehouse.sources.mongodb.bson_scan import Chunk
 from lakehouse.sources.mongodb.columns import decode
 from lakehouse.sources.mongodb.extended_json import EXACT
 from lakehouse.sources.mongodb.extent import date_extent
@@ -162,8 +163,8 @@ def test_a_dropped_field_never_leaves_the_server(mongo_database: str, monkeypatc
     )
     replies: list[bytes] = []
 
-    def seen(reply: bytes, *arguments: Any) -> Any:
-        replies.append(reply)
+    def seen(reply: Chunk, *arguments: Any) -> Any:
+        replies.append(reply.data)
         return decode(reply, *arguments)
 
     monkeypatch.setattr(snapshots, "decode", seen)

@@ -9,13 +9,16 @@ from typing import Any
 
 import pymongo
 import pytest
+from bson import Int64, ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from lakehouse.sources import mongodb as mongo
 from lakehouse.sources.mongodb import MongoReader, indexes
-from lakehouse.sources.mongodb.snapshot import MongoSnapshot, split
+from lakehouse.sources.mongodb import snapshot as snapshots
+from lakehouse.sources.mongodb.snapshot import MongoSnapshot
+from lakehouse.sources.mongodb.whole import split
 from lakehouse.spec import Column, Source, Table, Window, days
 
 Document = dict[str, Any]
@@ -86,6 +89,37 @@ def test_a_window_is_read_in_ranges_at_one_cluster_time_and_each_document_once(w
     ranges = [command["filter"]["at"] for command in watched.finds.sent if "limit" not in command]
     assert len(ranges) == 8
     assert all({"$gte", "$lte"} == set(one) for one in ranges)
+
+
+THINGS = Table("things", "snapshot", ("id",), columns=(Column("id", "json", path="_id"), Column("n", "int32")))
+
+
+@pytest.mark.parametrize("action", ["read", "keys"])
+def test_a_whole_collection_is_read_in_ranges_and_each_document_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """Whatever its `_id` is: ObjectIds, the least and the greatest among them, and values of other types."""
+    monkeypatch.setattr(snapshots, "REPLY_DOCUMENTS", 20)
+    start = int(AT.timestamp())
+    ids: list[Any] = [ObjectId((start + 60 * n).to_bytes(4, "big") + n.to_bytes(8, "big")) for n in range(900)]
+    ids += [ObjectId("0" * 24), ObjectId("f" * 24), *range(40), "text", 1.5, {"a": 1}, AT, True, Int64(2**60)]
+    watched.client.get_default_database()["things"].insert_many([{"_id": id_, "n": n} for n, id_ in enumerate(ids)])
+    rows = [row for batch in getattr(watched.snapshot(), action)(THINGS) for row in batch.to_pylist()]
+    assert len(rows) == len({row["id"] for row in rows}) == len(ids)
+    assert action == "keys" or sorted(row["n"] for row in rows) == list(range(len(ids)))
+    ranges = [command["filter"]["_id"] for command in watched.finds.sent if "limit" not in command]
+    assert sum(set(one) == {"$gte", "$lte"} for one in ranges) == 8
+    assert len(ranges) == 9
+
+
+@pytest.mark.parametrize("ids", [range(1_000), [ObjectId() for _ in range(3)]], ids=["no ObjectIds", "few documents"])
+def test_a_collection_that_ranges_would_not_help_is_read_by_one_query(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, ids: list[Any]
+) -> None:
+    monkeypatch.setattr(snapshots, "REPLY_DOCUMENTS", 20)
+    watched.client.get_default_database()["things"].insert_many([{"_id": id_, "n": 1} for id_ in ids])
+    assert sum(batch.num_rows for batch in watched.snapshot().read(THINGS)) == len(ids)
+    assert [command["filter"] for command in watched.finds.sent if "limit" not in command] == [{}]
 
 
 def test_the_position_says_the_cluster_time_or_that_there_is_none(watched: Watched) -> None:

@@ -22,6 +22,7 @@ from pymongo.errors import PyMongoError
 
 from lakehouse.errors import ValueRefused
 from lakehouse.sources import open_source
+from lakehouse.sources.mongodb.bson_scan import following
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.spec import Column, Source, Table
 from lakehouse.spec.types import arrow_field
@@ -127,7 +128,7 @@ def test_a_document_is_kept_byte_for_byte(mongo_database: str, name: str) -> Non
         PathColumn(arrow_field("n", "string"), ("n",)),
         PathColumn(arrow_field("_document", "binary"), ()),
     ]
-    batch = decode(raw, columns)
+    batch = decode(following(raw), columns)
     identity = struct.unpack_from("<i", raw, 4 + 5)[0]
     assert batch.to_pylist() == [{"id": identity, "n": "last", "_document": raw}]
     try:
@@ -150,13 +151,13 @@ def test_a_document_of_every_type_comes_back_from_the_server_as_it_went(mongo_da
 @pytest.mark.parametrize("value", [Decimal128(value) for value in SPECIAL_DECIMALS])
 def test_a_special_decimal_is_exact_as_json_and_refused_as_a_number(value: Decimal128) -> None:
     raw = bson.encode({"_id": 1, "v": value})
-    found = decode(raw, [PathColumn(arrow_field("v", "json"), ("v",))])["v"].to_pylist()
+    found = decode(following(raw), [PathColumn(arrow_field("v", "json"), ("v",))])["v"].to_pylist()
     assert found == [f'{{"$numberDecimal":"{value}"}}']
     if str(value) in ("-0", "0E+6111"):
-        assert decode(raw, [PathColumn(arrow_field("v", "decimal(38,9)"), ("v",))])["v"].to_pylist() == [0]
+        assert decode(following(raw), [PathColumn(arrow_field("v", "decimal(38,9)"), ("v",))])["v"].to_pylist() == [0]
         return
     with pytest.raises(RefusedValue, match="v"):
-        decode(raw, [PathColumn(arrow_field("v", "decimal(38,9)"), ("v",))])
+        decode(following(raw), [PathColumn(arrow_field("v", "decimal(38,9)"), ("v",))])
 
 
 @pytest.mark.parametrize(
@@ -183,10 +184,10 @@ def test_a_deeply_nested_value_is_json_or_refused_and_never_a_crash(levels: int)
     raw = bson.encode({"_id": 1}) + document(2, element(0x03, b"v", _deep(levels)))
     column = PathColumn(arrow_field("v", "json"), ("v",))
     if levels < 5_000:
-        assert decode(raw, [column])["v"].to_pylist()[1].count("{") == levels + 1
+        assert decode(following(raw), [column])["v"].to_pylist()[1].count("{") == levels + 1
         return
     with pytest.raises(RefusedValue, match="v") as error:
-        decode(raw, [column])
+        decode(following(raw), [column])
     assert error.value.document_id == "2"
 
 

@@ -11,6 +11,7 @@ from bson import Decimal128, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 
 from lakehouse.errors import DeclarationError
+from lakehouse.sources.mongodb.bson_scan import following
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.extended_json import EXACT
 from lakehouse.spec import Column
@@ -43,7 +44,7 @@ def column(name: str, type_: str, mixed: str) -> PathColumn:
 
 
 def test_a_widened_text_takes_every_value() -> None:
-    assert decode(encoded(VALUES), [column("v", "string", "widen")])["v"].to_pylist() == [
+    assert decode(following(encoded(VALUES)), [column("v", "string", "widen")])["v"].to_pylist() == [
         "1",
         "9007199254740993",
         "1.5",
@@ -71,7 +72,7 @@ def test_split_columns_share_the_values_and_lose_none() -> None:
         column("object", "struct<a: int32>", "split"),
         column("rest", "json", "split"),
     ]
-    rows = decode(encoded(VALUES), columns).to_pylist()
+    rows = decode(following(encoded(VALUES)), columns).to_pylist()
     held = [{name: value for name, value in row.items() if value is not None} for row in rows]
     assert math.isnan(held[3].pop("real"))
     assert held == [
@@ -95,13 +96,13 @@ def test_split_columns_share_the_values_and_lose_none() -> None:
 def test_a_value_that_no_split_column_holds_is_refused() -> None:
     columns = [column("whole", "int64", "split"), column("text", "string", "split")]
     with pytest.raises(RefusedValue) as error:
-        decode(encoded([1, "a", 1.5, True]), columns)
+        decode(following(encoded([1, "a", 1.5, True])), columns)
     assert (error.value.document_id, error.value.found) == ("2", "double 1.5")
 
 
 def test_without_a_rule_a_value_of_another_type_is_refused() -> None:
     with pytest.raises(RefusedValue, match="v"):
-        decode(encoded(["a", 1]), [column("v", "string", "refuse")])
+        decode(following(encoded(["a", 1])), [column("v", "string", "refuse")])
 
 
 def test_only_text_is_widened_by_a_rule() -> None:

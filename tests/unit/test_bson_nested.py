@@ -10,7 +10,8 @@ from bson import Int64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakehouse.sources.mongodb import bson_scan
+from lakehouse.sources.mongodb import lockstep
+from lakehouse.sources.mongodb.bson_scan import following
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.spec.types import arrow_field
 
@@ -61,7 +62,7 @@ def expected(value: Document | None) -> Document | None:
 @given(st.lists(maybe(objects), max_size=6))
 def test_every_object_comes_out_as_its_struct(values: list[Document | None]) -> None:
     data = b"".join(bson.encode({"v": value}) for value in values)
-    batch = decode(data, [column(DECLARED)])
+    batch = decode(following(data), [column(DECLARED)])
     batch.validate(full=True)
     assert batch["v"].to_pylist() == [expected(value) for value in values]
 
@@ -75,12 +76,12 @@ def test_long_lists_and_wide_objects_are_gone_through_one_by_one(monkeypatch: py
     data = b"".join(bson.encode({"_id": place, "v": value}) for place, value in enumerate(values))
     wanted = [{"b": value["b"], "a": value["a"]} for value in values]
     for few in (0, 16):
-        monkeypatch.setattr(bson_scan, "_FEW", few)
-        assert decode(data, [column("struct<b: list<string>, a: int64>")])["v"].to_pylist() == wanted
+        monkeypatch.setattr(lockstep, "_FEW", few)
+        assert decode(following(data), [column("struct<b: list<string>, a: int64>")])["v"].to_pylist() == wanted
     values[4]["b"][1_500] = 7
     data = b"".join(bson.encode({"_id": place, "v": value}) for place, value in enumerate(values))
     with pytest.raises(RefusedValue) as error:
-        decode(data, [column("struct<b: list<string>, a: int64>")])
+        decode(following(data), [column("struct<b: list<string>, a: int64>")])
     assert (error.value.document_id, error.value.found) == ("4", "int 7 in its list at 'b' in its object")
 
 
@@ -98,7 +99,7 @@ def test_long_lists_and_wide_objects_are_gone_through_one_by_one(monkeypatch: py
 def test_what_the_declared_type_does_not_hold_is_refused_with_its_place(declared: str, value: Any, found: str) -> None:
     data = bson.encode({"_id": 1, "v": None}) + bson.encode({"_id": 2, "v": value})
     with pytest.raises(RefusedValue) as error:
-        decode(data, [column(declared)])
+        decode(following(data), [column(declared)])
     assert (error.value.document_id, error.value.found) == ("2", found)
 
 
@@ -108,6 +109,6 @@ def test_a_declared_field_that_an_object_has_twice_is_refused() -> None:
     body = b"\x03v\0" + twice
     data = (len(body) + 5).to_bytes(4, "little") + body + b"\0"
     with pytest.raises(RefusedValue, match="v") as error:
-        decode(data, [column("struct<a: int32>")])
+        decode(following(data), [column("struct<a: int32>")])
     assert error.value.found == "object with the field 'a' twice"
-    assert decode(data, [column("struct<b: int32>")])["v"].to_pylist() == [{"b": None}]
+    assert decode(following(data), [column("struct<b: int32>")])["v"].to_pylist() == [{"b": None}]

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse.errors import DamagedData
-from lakehouse.sources.mongodb.bson_scan import Chunk, RepeatedField, find_fields
+from lakehouse.sources.mongodb.bson_scan import following
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.extended_json import EXACT, json_text
+from lakehouse.sources.mongodb.lockstep import RepeatedField, find_fields
 from lakehouse.spec.types import arrow_field
 
 Document = dict[str, Any]
@@ -75,7 +76,7 @@ def document(*elements: bytes) -> bytes:
 @given(documents, st.lists(st.sampled_from(NAMES), unique=True, min_size=1))
 def test_every_field_is_what_the_driver_decodes(docs: list[Document], names: list[str]) -> None:
     data = encoded(docs)
-    batch = decode(data, [column(name) for name in names])
+    batch = decode(following(data), [column(name) for name in names])
     driver = [bson.decode(bson.encode(doc, codec_options=EXACT), EXACT) for doc in docs]
     for name in names:
         assert batch[name].to_pylist() == [json_text(doc[name]) if doc.get(name) is not None else None for doc in driver]
@@ -84,7 +85,9 @@ def test_every_field_is_what_the_driver_decodes(docs: list[Document], names: lis
 @EXHAUSTIVE
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.dictionaries(st.sampled_from(["c", "d"]), scalars)), max_size=8))
 def test_a_dotted_path_leads_through_objects(docs: list[dict[str, Document]]) -> None:
-    batch = decode(encoded(docs), [column("ac", path=("a", "c")), column("ad", path=("a", "d")), column("bc", path=("b", "c"))])
+    batch = decode(
+        following(encoded(docs)), [column("ac", path=("a", "c")), column("ad", path=("a", "d")), column("bc", path=("b", "c"))]
+    )
     driver = [bson.decode(bson.encode(doc, codec_options=EXACT), EXACT) for doc in docs]
     for name in ("ac", "ad", "bc"):
         found = [doc.get(name[0], {}).get(name[1]) for doc in driver]
@@ -92,8 +95,8 @@ def test_a_dotted_path_leads_through_objects(docs: list[dict[str, Document]]) ->
 
 
 def test_absent_and_null_and_empty_are_told_apart() -> None:
-    chunk = Chunk(encoded([{}, {"a": None}, {"a": ""}, {"a": 0}]))
-    assert find_fields(chunk, chunk.starts(), ["a"]).types.tolist() == [[0, 10, 2, 16]]
+    chunk = following(encoded([{}, {"a": None}, {"a": ""}, {"a": 0}]))
+    assert find_fields(chunk, chunk.starts, ["a"]).types.tolist() == [[0, 10, 2, 16]]
 
 
 def test_types_that_the_driver_no_longer_writes_are_stepped_over() -> None:
@@ -104,14 +107,14 @@ def test_types_that_the_driver_no_longer_writes_are_stepped_over() -> None:
         element(0x0C, "p", text + bytes(12)),
         element(0x10, "a", struct.pack("<i", 7)),
     )
-    assert decode(old, [column("a", "int32")])["a"].to_pylist() == [7]
+    assert decode(following(old), [column("a", "int32")])["a"].to_pylist() == [7]
 
 
 def test_a_field_that_a_document_has_twice_is_refused() -> None:
     twice = document(element(0x10, "a", struct.pack("<i", 1)), element(0x10, "a", struct.pack("<i", 2)))
-    chunk = Chunk(encoded([{"a": 1}]) + twice)
+    chunk = following(encoded([{"a": 1}]) + twice)
     with pytest.raises(RepeatedField) as error:
-        find_fields(chunk, chunk.starts(), ["a"])
+        find_fields(chunk, chunk.starts, ["a"])
     assert error.value.document == 1
 
 
@@ -119,14 +122,15 @@ def test_a_field_twice_deep_in_an_object_is_refused() -> None:
     twice = document(element(0x10, "a", struct.pack("<i", 1)), element(0x10, "a", struct.pack("<i", 2)))
     data = document(element(0x10, "_id", struct.pack("<i", 7)), element(0x03, "v", document(element(0x03, "in", twice))))
     with pytest.raises(RefusedValue, match="v") as error:
-        decode(data, [column("v")])
+        decode(following(data), [column("v")])
     assert error.value.document_id == "7"
     assert "field twice" in error.value.found
 
 
 def test_no_documents_make_no_rows() -> None:
     batch = decode(
-        b"", [column("a", "string"), column("b", "int64", ("b", "c")), column("c", "json"), column("d", "list<string>")]
+        following(b""),
+        [column("a", "string"), column("b", "int64", ("b", "c")), column("c", "json"), column("d", "list<string>")],
     )
     assert batch.num_rows == 0
 
@@ -155,7 +159,7 @@ def test_no_documents_make_no_rows() -> None:
 )
 def test_damaged_documents_are_an_error(data: bytes) -> None:
     with pytest.raises(DamagedData):
-        decode(data, [column("a")])
+        decode(following(data), [column("a")])
 
 
 @settings(max_examples=300, deadline=None)
@@ -177,7 +181,7 @@ def test_damage_is_never_more_than_an_error(docs: list[Document], data: st.DataO
     ]
     for damaged in (bytes(whole), bytes(whole[:cut])):
         try:
-            batch = decode(damaged, columns)
+            batch = decode(following(damaged), columns)
         except (DamagedData, RefusedValue):
             continue
         batch.validate(full=True)
@@ -186,12 +190,12 @@ def test_damage_is_never_more_than_an_error(docs: list[Document], data: st.DataO
 def test_positions_do_not_depend_on_how_documents_are_cut_into_chunks() -> None:
     docs: list[Document] = [{"_id": number, LONG: "x" * number, "a": {"b": number}} for number in range(50)]
     columns = [column("a", "int32", ("a", "b")), column(LONG, "string")]
-    whole = decode(encoded(docs), columns)
-    parts = [decode(encoded(docs[low : low + 7]), columns) for low in range(0, 50, 7)]
+    whole = decode(following(encoded(docs)), columns)
+    parts = [decode(following(encoded(docs[low : low + 7])), columns) for low in range(0, 50, 7)]
     assert [row for part in parts for row in part.to_pylist()] == whole.to_pylist()
 
 
 def test_a_chunk_knows_where_its_documents_start() -> None:
     docs: list[Document] = [{"a": "x" * number} for number in range(4)]
     sizes = [len(bson.encode(doc)) for doc in docs]
-    assert Chunk(encoded(docs)).starts().tolist() == [0, *np.cumsum(sizes)[:-1].tolist()]
+    assert following(encoded(docs)).starts.tolist() == [0, *np.cumsum(sizes)[:-1].tolist()]

@@ -18,6 +18,7 @@ from bson.datetime_ms import DatetimeMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lakehouse.sources.mongodb.bson_scan import following
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.extended_json import EXACT, json_text
 from lakehouse.spec.types import arrow_field
@@ -31,7 +32,7 @@ def decoded(values: list[Any], type_: str, *, nullable: bool = True) -> list[Any
     """Values in documents of their own, decoded as one column; absent where a value is `...`."""
     documents = [{"_id": number} | ({} if value is ... else {"v": value}) for number, value in enumerate(values)]
     data = b"".join(bson.encode(document, codec_options=EXACT) for document in documents)
-    batch = decode(data, [PathColumn(arrow_field("v", type_, nullable=nullable), ("v",))])
+    batch = decode(following(data), [PathColumn(arrow_field("v", type_, nullable=nullable), ("v",))])
     batch.validate(full=True)
     result: list[Any] = batch["v"].to_pylist()
     return result
@@ -146,7 +147,7 @@ def test_text_that_is_not_utf8_is_refused_with_its_id() -> None:
     data = good + bson.encode({"_id": 2, "v": "ab"}).replace(b"ab", b"a\xff") + good
     for type_ in ("string", "json"):
         with pytest.raises(RefusedValue) as error:
-            decode(data, [PathColumn(arrow_field("v", type_), ("v",))])
+            decode(following(data), [PathColumn(arrow_field("v", type_), ("v",))])
         assert error.value.document_id == "2"
 
 
@@ -155,7 +156,7 @@ def test_a_path_through_something_that_is_no_object_is_refused() -> None:
         bson.encode(document) for document in ({"_id": 1, "a": {"b": 1}}, {"_id": 2, "a": None}, {"_id": 3, "a": [1]})
     )
     with pytest.raises(RefusedValue) as error:
-        decode(data, [PathColumn(arrow_field("v", "int32"), ("a", "b"))])
+        decode(following(data), [PathColumn(arrow_field("v", "int32"), ("a", "b"))])
     assert error.value.document_id == "3"
     assert "'a', not an object" in error.value.found
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lakehouse.rows import digest
 from lakehouse.rows.checksum import EMPTY, checksum_of, partition_checksums, total
 from lakehouse.rows.digest import row_digests
 from lakehouse.spec import RowChecksum, identity
@@ -280,6 +281,29 @@ def test_values_of_one_length_follow_the_definition(size: int) -> None:
     schema = pa.schema([arrow_field("text", "string"), arrow_field("numbers", "list<int64>")])
     rows: list[dict[str, Any]] = [{"text": chr(33 + i % 90) * size, "numbers": [i] * (size % 40)} for i in range(300)]
     assert computed(rows, schema) == model(rows)
+    gaps: list[dict[str, Any]] = [row if i % 7 else {"text": [None, ""][i % 2], "numbers": []} for i, row in enumerate(rows)]
+    assert computed(gaps, schema) == model(gaps)
+
+
+@pytest.mark.parametrize("block", [64, 2**15])
+def test_long_texts_follow_the_definition(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Those that are summed in lines: of any length, beginning anywhere in a line, across blocks and longer than one."""
+    monkeypatch.setattr(digest, "_BLOCK", block)
+    random = randoms.Random(3)
+    sizes = [0, 1, 31, 32, 33, 64, 500, *(random.randrange(600) for _ in range(40)), 5_000, 0, 3, 2_050, 2_014, 2_016]
+    rows = [{"text": None if size == 3 else random.randbytes(size)} for size in sizes]
+    schema = pa.schema([arrow_field("text", "binary")])
+    for made in (digest._powers, digest._line_powers):
+        made.cache_clear()
+    try:
+        for part in (rows, rows[5:], rows[:40]):
+            assert computed(part, schema) == model(part)
+            assert row_digests(pa.RecordBatch.from_pylist(rows, schema).slice(5, 40), schema).tolist() == [
+                digest_of(row) for row in rows[5:45]
+            ]
+    finally:
+        for made in (digest._powers, digest._line_powers):
+            made.cache_clear()
 
 
 def test_the_same_values_in_other_layouts_have_one_digest() -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from lakehouse.rows.checksum import EMPTY, checksum_of
 from lakehouse.spec import RawFile, RowChecksum
 
 GROUP_ROWS = 1_000_000
-GROUP_BYTES = 32 * 2**20
+GROUP_BYTES = 16 * 2**20
 FILE_BYTES = 512 * 2**20
 SAMPLE_ROWS = 5
 BATCH_ID_KEY = "lakehouse.batch_id"
@@ -60,19 +61,22 @@ def write_files(
 ) -> Iterator[LocalFile]:
     """Parquet files of about 512 MB in `folder`, one after the other; rows keep their order. The caller removes each.
 
-    Row groups of about a million rows or 32 MB in memory, whichever comes first: one is encoded and digested while the next is
-    gathered. `digest` is complete when the last file has come. Raises SchemaChanged for a batch of another schema, ValueRefused
-    for a null that the schema forbids.
+    Row groups of about a million rows or 16 MB in memory, whichever comes first: one is encoded while the next is gathered.
+    Batches are digested as they come: a third thread would make the others wait for the interpreter more often than it helps.
+    `digest` is complete when the last file has come. Raises SchemaChanged for a batch of another schema, ValueRefused
+    for a null that the schema forbids. Arrow takes its memory from the C library from here on in this process: its own allocator
+    keeps a third more for itself, and is no quicker here.
     """
-    groups = _row_groups(_checked(batches, schema, batch_id))
+    pa.set_memory_pool(pa.system_memory_pool())
+    groups = _row_groups(map(partial(_passed, schema=schema, batch_id=batch_id, digest=digest), batches))
     first = next(groups, None)
     if first is None:
         return
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as encoder:
         number = 0
         while first is not None:
             path = folder / f"{batch_id}-{number}.parquet"
-            rows, first = _write_file(path, first, groups, schema, batch_id, digest, pool)
+            rows, first = _write_file(path, first, groups, schema, batch_id, encoder)
             yield LocalFile(path, rows, path.stat().st_size, sha256_of(path))
             number += 1
 
@@ -84,53 +88,55 @@ def sha256_of(path: Path) -> str:
 
 
 def _write_file(
-    path: Path,
-    group: pa.Table,
-    groups: Iterator[pa.Table],
-    schema: pa.Schema,
-    batch_id: str,
-    digest: Digest,
-    pool: ThreadPoolExecutor,
+    path: Path, group: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema, batch_id: str, encoder: ThreadPoolExecutor
 ) -> tuple[int, pa.Table | None]:
+    """One file, from this row group on; its rows, and the group that the next file begins with."""
     rows = 0
     plain = schema.with_metadata({BATCH_ID_KEY: batch_id})
-    with pq.ParquetWriter(path, plain, compression="zstd", compression_level=1, use_dictionary=False) as writer:
+    options = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_statistics": _compared(schema)}
+    with pq.ParquetWriter(path, plain, **options) as writer:
         while True:
-            checksum = pool.submit(checksum_of, group, schema)
-            written = pool.submit(_encode, writer, group, plain)
+            written = encoder.submit(_encode, writer, group, plain)
+            rows += group.num_rows
+            if group.nbytes > GROUP_BYTES:  # one batch of very large values: not two of them at a time
+                written.exception()
+            del group
             try:
                 following = next(groups, None)
             finally:
-                for future in (written, checksum):
-                    future.exception()
+                written.exception()
             try:
                 written.result()
             except (pa.ArrowInvalid, ValueError) as error:
                 raise _refused(batch_id, error) from error
-            digest.checksum = digest.checksum + checksum.result()
-            if digest.sample.num_rows < SAMPLE_ROWS:
-                digest.sample = pa.concat_tables([digest.sample, group]).slice(0, SAMPLE_ROWS)
-            rows += group.num_rows
             if following is None or path.stat().st_size >= FILE_BYTES:
-                break
+                return rows, following
             group = following
-    return rows, following
+
+
+def _compared(schema: pa.Schema) -> list[str]:
+    """The columns whose least and greatest are noted: those of fixed width. Of a long text the writer would hold four copies."""
+    return [field.name for field in schema if pa.types.is_primitive(field.type) or pa.types.is_decimal(field.type)]
 
 
 def _encode(writer: pq.ParquetWriter, group: pa.Table, schema: pa.Schema) -> None:
     writer.write_table(group.cast(schema), row_group_size=GROUP_ROWS)
 
 
-def _checked(batches: Iterable[pa.RecordBatch], schema: pa.Schema, batch_id: str) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        if batch.schema.names != schema.names or batch.schema.types != schema.types:
-            raise SchemaChanged(
-                f"writing batch {batch_id}: rows arrived with another schema",
-                value=", ".join(f"{f.name} {f.type}" for f in batch.schema),
-                allowed=", ".join(f"{f.name} {f.type}" for f in schema),
-                remedy="Read the schema of the source again and extract anew; nothing was landed.",
-            )
-        yield batch
+def _passed(batch: pa.RecordBatch, schema: pa.Schema, batch_id: str, digest: Digest) -> pa.RecordBatch:
+    """The batch, when it has the schema; it is in the digest then."""
+    if batch.schema.names != schema.names or batch.schema.types != schema.types:
+        raise SchemaChanged(
+            f"writing batch {batch_id}: rows arrived with another schema",
+            value=", ".join(f"{f.name} {f.type}" for f in batch.schema),
+            allowed=", ".join(f"{f.name} {f.type}" for f in schema),
+            remedy="Read the schema of the source again and extract anew; nothing was landed.",
+        )
+    digest.checksum = digest.checksum + checksum_of((batch,), schema)
+    if digest.sample.num_rows < SAMPLE_ROWS:
+        rows = pa.Table.from_arrays(batch.columns, schema=digest.sample.schema).slice(0, SAMPLE_ROWS)
+        digest.sample = pa.concat_tables([digest.sample, rows]).slice(0, SAMPLE_ROWS)
+    return batch
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -140,13 +146,22 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         for start in range(0, whole.num_rows, GROUP_ROWS):
             batch = whole.slice(start, GROUP_ROWS)
             if held and (rows + batch.num_rows > GROUP_ROWS or size + batch.nbytes > GROUP_BYTES):
-                yield pa.Table.from_batches(held)
-                held, rows, size = [], 0, 0
+                yield _together(held)
+                rows = size = 0
             held.append(batch)
             rows += batch.num_rows
             size += batch.nbytes
+            del batch
+        del whole
     if held:
-        yield pa.Table.from_batches(held)
+        yield _together(held)
+
+
+def _together(batches: list[pa.RecordBatch]) -> pa.Table:
+    """The batches as a table; the list is empty then, so that nobody else holds them."""
+    table = pa.Table.from_batches(batches)
+    batches.clear()
+    return table
 
 
 def _refused(batch_id: str, error: Exception) -> ValueRefused:

@@ -47,6 +47,7 @@ def _produce(producer: Producer[T], items: queue.Queue[T | _Ended], stop: thread
             for item in produced:
                 if not _put(items, item, stop):
                     return
+                del item  # items may be large: nobody holds one who has passed it on
         _put(items, _ENDED, stop)
     except BaseException:
         stop.set()
@@ -76,3 +77,4 @@ def _until_ended(items: queue.Queue[T | _Ended], running: Sequence[Future[None]]
             left -= 1
         else:
             yield item
+        del item

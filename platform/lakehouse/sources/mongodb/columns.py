@@ -1,21 +1,8 @@
 """Arrow columns of declared types from a chunk of BSON documents.
 
-| declared type | BSON types taken (absent, null and undefined are null everywhere) |
-| --- | --- |
-| bool | bool |
-| int32, int64 | int, long, double without a fraction; within range |
-| float64, float32 | double, int, long; if the float is exactly that number |
-| decimal(p,s) | decimal, int, long, double; if p and s hold all its digits |
-| string | string, objectId (24 hex digits), binData of subtype 4 (the UUID's text) |
-| timestamp | date of the years 1 to 9999 |
-| date | date at midnight UTC of the years 1 to 9999 |
-| binary | binData of subtype 0 |
-| json | everything, as Extended JSON (`extended_json.py`) |
-| list<T> | array of what T takes |
-| struct<name: T, ...> | object; what T takes at each name, null where it is absent. Other fields of the object are left out |
-
-Anything else is refused. A dotted path goes through objects: it is null where one is absent or null, and refused where it meets
-anything else.
+Which types take what is in `mapping.py`; a value is taken if the declared type is exactly that value, and refused otherwise.
+Absent and null are null everywhere. A dotted path goes through objects: it is null where one is absent or null, and refused
+where it meets anything else.
 """
 
 from __future__ import annotations
@@ -29,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.sources.mongodb import bson_scan
-from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Found, Ints, RepeatedField, find_elements, find_fields
+from lakehouse.sources.mongodb.bson_scan import Bytes, Chunk, Ints
 from lakehouse.sources.mongodb.cutting import Path, without
+from lakehouse.sources.mongodb.lockstep import Found, RepeatedField, find_elements, find_fields
 from lakehouse.sources.mongodb.values import (
     DAY_MILLISECONDS,
     FIRST_MILLISECOND,
@@ -64,64 +52,47 @@ class PathColumn:
     mixed: str = "refuse"
 
 
-def decode(documents: bytes, columns: Sequence[PathColumn], personal: Sequence[Path] = ()) -> pa.RecordBatch:
-    """The columns of the documents that `documents` holds one after the other; RefusedValue, DamagedData.
+def decode(chunk: Chunk, columns: Sequence[PathColumn], personal: Sequence[Path] = ()) -> pa.RecordBatch:
+    """The columns of the documents of a chunk; RefusedValue, DamagedData.
 
     personal: paths that only the columns at them, or under them, may see.
     """
-    names = {name for path in (*(column.path for column in columns), *personal) for name in path}
-    names |= {name for column in columns for name in _names_of(column.field.type)}
-    longest = max((len(name.encode()) for name in names), default=0) + 1
-    chunk = Chunk(documents, longest)
-    starts = chunk.starts()
     allowed = [column for column in columns if any(column.path[: len(path)] == path for path in personal)]
-    arrays = dict(_arrays(chunk, starts, allowed))
+    arrays = dict(_arrays(chunk, allowed))
     others = [column for column in columns if column.field.name not in arrays]
     if any(path[: len(column.path)] == column.path for column in others for path in personal):
         try:
-            chunk = Chunk(without(chunk, starts, personal), longest)
+            chunk = without(chunk, personal)
         except RepeatedField as repeated:
             raise RefusedValue(repeated.name, "unknown", "the field twice in a document") from None
-        starts = chunk.starts()
-    arrays.update(_arrays(chunk, starts, others))
+    arrays.update(_arrays(chunk, others))
     schema = pa.schema([column.field for column in columns])
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
-def _names_of(type_: pa.DataType) -> Iterator[str]:
-    """The names of all fields of structs in a type."""
-    if pa.types.is_list(type_):
-        yield from _names_of(type_.value_type)
-    elif pa.types.is_struct(type_):
-        for field in type_:
-            yield field.name
-            yield from _names_of(field.type)
-
-
-def _arrays(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> Iterator[tuple[str, pa.Array]]:
+def _arrays(chunk: Chunk, columns: Sequence[PathColumn]) -> Iterator[tuple[str, pa.Array]]:
     at_paths = [column for column in columns if column.path]
     left: dict[Path, Bytes] = {}  # of each path that is split, the types of the values that no column has taken yet
     last = {column.path: column for column in at_paths if column.mixed == "split"}
-    for column, (types, positions) in zip(at_paths, _find(chunk, starts, at_paths), strict=True):
+    for column, (types, positions) in zip(at_paths, _find(chunk, at_paths), strict=True):
         try:
             if column.mixed != "split" or last[column.path] is column:
                 types = left.get(column.path, types)
                 yield column.field.name, _Column(chunk, types, positions, column.field, widen=column.mixed == "widen").array()
                 continue
         except _RefusedAt as at:
-            raise RefusedValue(column.field.name, _identity(chunk, starts[at.document]), at.found) from None
+            raise RefusedValue(column.field.name, _identity(chunk, chunk.starts[at.document]), at.found) from None
         array, passed = _passing(chunk, left.get(column.path, types), positions, column.field)
         left[column.path] = np.where(passed, types, bson_scan.ABSENT).astype(np.uint8)
         yield column.field.name, array
     for column in columns:
         if not column.path:
-            yield column.field.name, _whole(chunk, starts)
+            yield column.field.name, _whole(chunk)
 
 
-def _whole(chunk: Chunk, starts: Ints) -> pa.Array:
-    """Each document as it is, without a copy."""
-    offsets = np.append(starts, chunk.size).astype(np.int32)
-    return pa.BinaryArray.from_buffers(pa.binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)])
+def _whole(chunk: Chunk) -> pa.Array:
+    """Each document as it is."""
+    return _slices(chunk, chunk.starts, chunk.i4[chunk.starts], np.ones(len(chunk.starts), bool))
 
 
 class _RefusedAt(Exception):
@@ -131,39 +102,50 @@ class _RefusedAt(Exception):
         self.found = found
 
 
-def _find(chunk: Chunk, starts: Ints, columns: Sequence[PathColumn]) -> list[tuple[Bytes, Ints]]:
+def _find(chunk: Chunk, columns: Sequence[PathColumn]) -> list[tuple[Bytes, Ints]]:
     """Type and position of each column's value in each document, objects of dotted paths entered once for all columns in them."""
-    results: list[tuple[Bytes, Ints] | None] = [None] * len(columns)
-
-    def enter(starts: Ints, rows: Ints, wanted: Sequence[tuple[int, tuple[str, ...]]]) -> None:
-        names = list(dict.fromkeys(path[0] for _, path in wanted))
-        found = _fields(chunk, starts, rows, names)
-        for i, name in enumerate(names):
-            types, positions = found.types[i], found.positions[i]
-            deeper = []
-            for number, path in wanted:
-                if path[0] == name and len(path) == 1:
-                    results[number] = _spread(types, positions, rows, total)
-                elif path[0] == name:
-                    deeper.append((number, path[1:]))
-            if deeper:
-                inside = types == bson_scan.DOCUMENT
-                other = ~inside & ~_is_null(types)
-                if other.any():
-                    first = int(np.nonzero(other)[0][0])
-                    shown = _shown(chunk, int(types[first]), int(positions[first]))
-                    column = columns[deeper[0][0]].field.name
-                    where = f"{shown} at {name!r}, not an object"
-                    raise RefusedValue(column, _identity(chunk, tops[rows[first]]), where)
-                enter(positions[inside], rows[inside], deeper)
-
-    tops = starts
-    total = len(starts)
-    enter(starts, np.arange(total), [(i, column.path) for i, column in enumerate(columns)])
-    return [result if result is not None else _spread(_NO_TYPES, _NO_INTS, _NO_INTS, total) for result in results]
+    total = len(chunk.starts)
+    results = [(np.zeros(total, np.uint8), np.zeros(total, np.int64))] * len(columns)
+    if columns:
+        rows = np.arange(total)
+        _enter(chunk, chunk.starts, rows, [(i, column, column.path) for i, column in enumerate(columns)], results)
+    return results
 
 
-_NO_TYPES, _NO_INTS = np.zeros(0, np.uint8), np.zeros(0, np.int64)
+def _enter(
+    chunk: Chunk,
+    starts: Ints,
+    rows: Ints,
+    wanted: Sequence[tuple[int, PathColumn, Path]],
+    results: list[tuple[Bytes, Ints]],
+) -> None:
+    """Find what is wanted in the objects that start at `starts`, those of the documents `rows`, and in objects in them.
+
+    Not a function within another that calls itself: the two would keep the chunk alive until the garbage is collected.
+    """
+    names = list(dict.fromkeys(path[0] for _, _, path in wanted))
+    found = _fields(chunk, starts, rows, names)
+    for i, name in enumerate(names):
+        types, positions = found.types[i], found.positions[i]
+        deeper = []
+        for number, column, path in wanted:
+            if path[0] == name and len(path) == 1:
+                results[number] = _spread(types, positions, rows, len(chunk.starts))
+            elif path[0] == name:
+                deeper.append((number, column, path[1:]))
+        if not deeper:
+            continue
+        inside = types == bson_scan.DOCUMENT
+        other = ~inside & ~_is_null(types)
+        if other.any():
+            first = int(np.nonzero(other)[0][0])
+            where = f"{_shown(chunk, int(types[first]), int(positions[first]))} at {name!r}, not an object"
+            raise RefusedValue(deeper[0][1].field.name, _identity(chunk, chunk.starts[rows[first]]), where)
+        _enter(chunk, positions[inside], rows[inside], deeper, results)
+
+
+_OBJECT_ID = np.dtype([("low", "<i8"), ("high", "<i4")])
+"""Its twelve bytes, as two numbers."""
 
 
 def _fields(chunk: Chunk, starts: Ints, rows: Ints, names: Sequence[str]) -> Found:
@@ -324,6 +306,12 @@ class _Column:
             array = pa.nulls(len(text), pa.string())
         return self._with_rest(array, text)
 
+    def binaries(self) -> pa.Array:
+        done = self.where(bson_scan.BINARY)
+        done[done] = self.chunk.u1[self.positions[done] + 4] == 0  # other subtypes are no mere bytes
+        lengths = np.where(done, self.chunk.i4[self.positions], 0)
+        return self._with_rest(_slices(self.chunk, self.positions + 5, lengths, done), done)
+
     def lists(self, element: str) -> pa.Array:
         inside = self.where(bson_scan.ARRAY)
         self.rest(inside)
@@ -357,13 +345,11 @@ class _Column:
 
     def _hex(self, ids: Mask) -> pa.Array:
         """ObjectIds as 24 hexadecimal digits."""
-        digits = np.frombuffer(b"0123456789abcdef", np.uint8)
-        raw = np.zeros((len(ids), 12), np.uint8)
-        raw[ids] = self.chunk.u1[self.positions[ids][:, None] + np.arange(12)]
-        text = np.empty((len(ids), 24), np.uint8)
-        text[:, 0::2], text[:, 1::2] = digits[raw >> 4], digits[raw & 15]
+        raw = np.zeros(len(ids), _OBJECT_ID)
+        positions = self.positions[ids]
+        raw["low"][ids], raw["high"][ids] = self.chunk.i8[positions], self.chunk.i4[positions + 8]
         offsets = np.arange(0, 24 * len(ids) + 1, 24, dtype=np.int32)
-        array = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(text.reshape(-1)))
+        array = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(raw.tobytes().hex().encode()))
         return array if ids.all() else pc.if_else(pa.array(ids), array, None)
 
     def _with_rest(self, array: pa.Array, done: Mask) -> pa.Array:
@@ -392,15 +378,18 @@ def _passing(chunk: Chunk, types: Bytes, positions: Ints, field: pa.Field) -> tu
 
 def _slices(chunk: Chunk, starts: Ints, lengths: Ints, mask: Mask) -> pa.Array:
     """Bytes of the chunk as a binary array: every second slot of an array over the whole chunk, whose offsets must not fall."""
-    lows, highs = np.where(mask, starts, 0), np.where(mask, starts + lengths, 0)
-    np.maximum.accumulate(highs, out=highs)
-    lows = np.where(mask, lows, highs)
-    offsets = np.empty(2 * len(lows), np.int64)
-    offsets[0::2], offsets[1::2] = lows, highs
-    whole = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), 2 * len(lows) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)]
+    offsets = np.empty(2 * len(starts), np.int32)
+    lows, highs = offsets[0::2], offsets[1::2]
+    if whole := bool(mask.all()):
+        lows[:], highs[:] = starts, starts + lengths
+    else:
+        highs[:] = np.where(mask, starts + lengths, 0)
+        np.maximum.accumulate(highs, out=highs)
+        lows[:] = np.where(mask, starts, highs)
+    every = pa.BinaryArray.from_buffers(
+        pa.binary(), max(0, 2 * len(starts) - 1), [None, pa.py_buffer(offsets), pa.py_buffer(chunk.data)]
     )
-    return whole.take(pa.array(np.arange(0, 2 * len(lows), 2), mask=~mask))
+    return every.take(pa.array(np.arange(0, 2 * len(starts), 2), mask=None if whole else ~mask))
 
 
 _BUILD: dict[str, Callable[[_Column], pa.Array]] = {
@@ -411,4 +400,5 @@ _BUILD: dict[str, Callable[[_Column], pa.Array]] = {
     "timestamp": _Column.times,
     "date": _Column.times,
     "string": _Column.strings,
+    "binary": _Column.binaries,
 }

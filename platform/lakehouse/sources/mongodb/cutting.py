@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from lakehouse.sources.mongodb import bson_scan
-from lakehouse.sources.mongodb.bson_scan import Chunk, Ints, after_value, find_fields
+from lakehouse.sources.mongodb.bson_scan import Chunk, Ints, after_value, checked_ends, padded
+from lakehouse.sources.mongodb.lockstep import find_fields
 
 Path = tuple[str, ...]
 
@@ -18,8 +19,8 @@ def shortest(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(sorted(path for path in every if not any(path[:depth] in every for depth in range(1, len(path)))))
 
 
-def without(chunk: Chunk, starts: Ints, paths: Iterable[Path]) -> bytes:
-    """The documents that start at `starts`, without the fields at `paths`, everything else byte for byte.
+def without(chunk: Chunk, paths: Iterable[Path]) -> Chunk:
+    """The documents of a chunk, one after the other, without the fields at `paths`, everything else byte for byte.
 
     A path goes through objects only: what a list holds stays (a server that leaves a field out leaves it out of lists too).
     RepeatedField for a document that has a name of a path twice, DamagedData.
@@ -27,8 +28,11 @@ def without(chunk: Chunk, starts: Ints, paths: Iterable[Path]) -> bytes:
     data = bytearray(chunk.data[: chunk.size])
     lengths = np.ndarray((max(0, chunk.size - 3),), "<i4", data, strides=(1,))
     edges = np.zeros(chunk.size + 1, np.int8)
+    edges[0] = 1  # what is around the documents goes, too
+    edges[chunk.starts] -= 1
+    edges[checked_ends(chunk, chunk.starts) + 1] += 1
     for path in shortest(paths):
-        at, around = starts, [starts]
+        at, around = chunk.starts, [chunk.starts]
         for name in path[:-1]:
             found = find_fields(chunk, at, [name])
             inside = found.types[0] == bson_scan.DOCUMENT
@@ -45,7 +49,8 @@ def without(chunk: Chunk, starts: Ints, paths: Iterable[Path]) -> bytes:
         edges[ends] -= 1
         for outer in around:
             lengths[outer[hit]] -= (ends - begins).astype(np.int32)
-    if not edges.any():
-        return bytes(data)
     kept = np.cumsum(edges[:-1], dtype=np.int8) == 0
-    return bytes(np.frombuffer(data, np.uint8)[kept])
+    documents = np.frombuffer(data, np.uint8)[kept].tobytes()
+    starts: Ints = np.zeros(len(chunk.starts), np.int64)
+    np.cumsum(lengths[chunk.starts][:-1], out=starts[1:])
+    return Chunk(padded(documents), len(documents), starts)

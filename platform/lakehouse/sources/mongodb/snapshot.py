@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from bson.datetime_ms import DatetimeMS
@@ -14,11 +15,14 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from lakehouse.errors import SourceMismatch, ValueRefused
+from lakehouse.sources.mongodb.bson_scan import Chunk
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.connect import Client, read_error
 from lakehouse.sources.mongodb.cutting import Path, shortest
 from lakehouse.sources.mongodb.extent import NotADate, date_extent
+from lakehouse.sources.mongodb.replies import chunks
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
+from lakehouse.sources.mongodb.whole import id_ranges, split
 from lakehouse.sources.prefetch import prefetched
 from lakehouse.spec import Column, Position, Table, Window
 from lakehouse.spec.types import declared_type
@@ -26,7 +30,7 @@ from lakehouse.spec.types import declared_type
 if TYPE_CHECKING:
     from lakehouse.sources.mongodb import MongoReader
 
-REPLY_DOCUMENTS = 5_000
+REPLY_DOCUMENTS = 8_000
 CONNECTIONS = 2
 """Of one read of a window; secantusdb answers one query at a time, so there it is one."""
 _RANGES = 4
@@ -71,13 +75,24 @@ class MongoSnapshot:
 
     def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:
         """The documents of the collection, or of a window of its event time (mode `append`) or cursor (mode `upsert`)."""
-        conditions = [{}] if window is None else self._window(table, window)
+        conditions = self._whole(table) if window is None else self._window(table, window)
         return self._read(table, conditions, self._reader.columns(table))
 
     def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
         """The key columns of every document."""
         by_name = {column.field.name: column for column in self._reader.columns(table)}
-        return self._read(table, [{}], [by_name[name] for name in table.key])
+        return self._read(table, self._whole(table), [by_name[name] for name in table.key])
+
+    def _whole(self, table: Table) -> list[Condition]:
+        """All documents, in ranges where the server answers several queries at a time."""
+        if self._connections == 1:
+            return [{}]
+        try:
+            with self._session() as session:
+                documents, parts = self._reader.documents(table), _RANGES * self._connections
+                return id_ranges(documents, parts, parts * REPLY_DOCUMENTS, session)
+        except PyMongoError as error:
+            raise read_error(error, self._tried(table)) from None
 
     def _extent(self, table: Table, path: str, column: str, near: tuple[int, int] | None = None) -> tuple[int, int] | None:
         now = _milliseconds_from(self._position.taken_at)
@@ -109,24 +124,22 @@ class MongoSnapshot:
         """Receive replies in threads, decode them here."""
         threads = min(self._connections, len(conditions))
 
-        def reading(part: Sequence[Condition]) -> Callable[[], Generator[bytes, None, None]]:
+        def reading(part: Sequence[Condition]) -> Callable[[], Generator[Chunk, None, None]]:
             return lambda: self._replies(table, part, columns)
 
         personal = [path_of(column) for column in table.columns if column.name in table.personal]
-        for reply in prefetched([reading(conditions[k::threads]) for k in range(threads)], ahead=threads + 1):
-            yield self._decoded(table, reply, columns, personal)
+        replies = prefetched([reading(conditions[k::threads]) for k in range(threads)], ahead=threads)
+        with closing(replies):
+            yield from map(partial(self._decoded, table, columns, personal), replies)
 
     def _replies(
         self, table: Table, conditions: Sequence[Condition], columns: Sequence[PathColumn]
-    ) -> Generator[bytes, None, None]:
+    ) -> Generator[Chunk, None, None]:
         try:
             documents, projection = self._reader.documents(table), self._projection(table, columns)
             with self._session() as session:
                 for condition in conditions:
-                    with documents.find_raw_batches(condition, projection, batch_size=REPLY_DOCUMENTS, session=session) as cursor:
-                        for reply in cursor:
-                            if reply:
-                                yield cast("bytes", reply)  # the driver types them as documents
+                    yield from chunks(documents, condition, projection, REPLY_DOCUMENTS, session)
         except PyMongoError as error:
             raise read_error(error, self._tried(table)) from None
 
@@ -142,7 +155,7 @@ class MongoSnapshot:
         whole = any(not column.path for column in columns)
         return None if self._embedded or whole else fields
 
-    def _decoded(self, table: Table, reply: bytes, columns: Sequence[PathColumn], personal: Sequence[Path]) -> pa.RecordBatch:
+    def _decoded(self, table: Table, columns: Sequence[PathColumn], personal: Sequence[Path], reply: Chunk) -> pa.RecordBatch:
         try:
             return decode(reply, columns, personal)
         except RefusedValue as refused:
@@ -175,15 +188,6 @@ class MongoSnapshot:
 
     def _tried(self, table: Table) -> str:
         return f"reading table {table.name!r} of source {self._reader.name!r}"
-
-
-def split(low: int, high: int, inner: tuple[int, int], parts: int) -> list[tuple[int, int]]:
-    """`low` to `high`, both included, in at most `parts` ranges that follow each other and are even within `inner`."""
-    first, last = max(low, inner[0]), min(high, inner[1])
-    if parts < 2 or last - first < parts:
-        return [(low, high)]
-    cuts = [first + (last - first) * part // parts for part in range(1, parts)]
-    return list(zip([low, *cuts], [*(cut - 1 for cut in cuts), high], strict=True))
 
 
 def cluster_time(hello: dict[str, Any]) -> Timestamp | None:

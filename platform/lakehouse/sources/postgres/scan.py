@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import duckdb
@@ -32,17 +33,17 @@ REFUSED = "_refused"
 _FIRST_MICROSECOND = -62135596800_000_000
 _LAST_MICROSECOND = 253402300799_999_999
 _FIRST_DAY, _LAST_DAY = -719162, 2932896
-_BATCH_BYTES = 8 * 2**20
+_BATCH_BYTES = 4 * 2**20
 _BATCH_ROWS = 65_536
 _VECTOR_ROWS = 2_048
 """What DuckDB makes at a time; rows may be of any size, so these are gathered up to the bounds of a batch."""
 
-_PAGES_PER_RANGE = 2_048
+_PAGES_PER_RANGE = 1_024
 _LEAST_PAGES = 64
 _READ_AHEAD = "128KiB"
 """What DuckDB makes before it is asked for. It counts 16 bytes for a text, so long texts make this twenty vectors by default."""
 
-_HELD_BYTES = 32 * 2**20
+_HELD_BYTES = 16 * 2**20
 """A range is given out when it is whole, if it is no larger than this, so that a lost connection costs reading it again."""
 
 _ATTEMPTS = 3
@@ -148,15 +149,15 @@ class SnapshotScanner:
                         size += batch.nbytes
                         if size > _HELD_BYTES:
                             given_out = True
-                            yield from held
-                            held = []
+                            yield from _handed(held)
+                        del batch
                 break
             except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
                 if text_unreadable(error):
                     raise UnreadableText(" ".join(str(error).split())) from None
                 if given_out or attempt == _ATTEMPTS or not connection_lost(error):
                     raise read_error(error, tried) from None
-        yield from held
+        yield from _handed(held)
 
     def _read(self, scan: Scan, condition: str) -> Generator[pa.RecordBatch, None, None]:
         cursor = self._cursor()
@@ -166,8 +167,8 @@ class SnapshotScanner:
             join = f"set transaction snapshot {literal(self._snapshot)}"
             cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
             query = f"from postgres_query('source', {literal(scan.query(condition))})"
-            for batch in gathered(cursor.execute(query).to_arrow_reader(_VECTOR_ROWS)):
-                yield conform(batch, scan.columns)
+            rows = gathered(cursor.execute(query).to_arrow_reader(_VECTOR_ROWS))
+            yield from map(partial(conform, columns=scan.columns), rows)
         finally:
             # Without this rollback DuckDB sends one from a destructor, where a lost connection ends the whole process.
             with suppress(duckdb.Error):
@@ -185,18 +186,33 @@ class SnapshotScanner:
 
 
 def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most 65,536 rows, and of 8 MB where one of DuckDB's is not already larger."""
+    """The same rows in batches of at most 65,536 rows, and of 4 MB where one of DuckDB's is not already larger."""
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:
         if waiting and (rows + batch.num_rows > _BATCH_ROWS or size + batch.nbytes > _BATCH_BYTES):
-            yield pa.concat_batches(waiting)
-            waiting, rows, size = [], 0, 0
+            yield _together(waiting)
+            rows = size = 0
         if batch.num_rows:
             waiting.append(batch)
             rows, size = rows + batch.num_rows, size + batch.nbytes
+        del batch
     if waiting:
-        yield pa.concat_batches(waiting)
+        yield _together(waiting)
+
+
+def _together(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """The batches as one; the list is empty then."""
+    whole = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    batches.clear()
+    return whole
+
+
+def _handed(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, none of which is kept when it has been handed on."""
+    batches.reverse()
+    while batches:
+        yield batches.pop()
 
 
 def conform(batch: pa.RecordBatch, columns: Sequence[ReadColumn]) -> pa.RecordBatch:
