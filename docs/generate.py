@@ -27,6 +27,7 @@ from lakehouse.sources.mongodb.mapping import ANY
 from lakehouse.sources.mongodb.mapping import RULES as BSON_RULES
 from lakehouse.sources.postgres.mapping import DECIMAL, EVERYTHING_ELSE, RULES, TypeRule
 from lakehouse.spec.types import arrow_field, declared_type
+from lakehouse.tables.delta.schema import delta_type
 from lakehouse.tables.iceberg.schema import iceberg_type
 from lakehouse.warehouse.clickhouse.layout import column_type
 
@@ -88,7 +89,7 @@ def _settings(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, s
             yield variable, text, (field.description or "").replace("|", "\\|")
 
 
-_TYPES_HEAD = ["| Postgres | declared | Arrow | Parquet | Iceberg | ClickHouse | refused by name | |", "| --- " * 8 + "|"]
+_TYPES_HEAD = ["| Postgres | declared | Arrow | Parquet | Iceberg | Delta | ClickHouse | refused by name | |", "| --- " * 9 + "|"]
 
 
 def postgres_types() -> str:
@@ -108,18 +109,28 @@ def _type_row(rule: TypeRule) -> str:
 
 
 def _hops(field: pa.Field) -> list[str]:
-    """A column's type in Arrow, Parquet, Iceberg and ClickHouse."""
+    """A column's type in Arrow, Parquet, Iceberg, Delta and ClickHouse."""
     with pa.BufferOutputStream() as sink:
         pq.write_table(pa.schema([field]).empty_table(), sink)
         column = pq.ParquetFile(sink.getvalue()).schema.column(0)
     annotation = "" if column.logical_type.type == "NONE" else f" {_parquet_annotation(column)}"
     parquet = "group" if pa.types.is_nested(field.type) else column.physical_type.lower() + annotation
     hops = [str(field.type), parquet, str(iceberg_type(declared_type(field)))]
+    hops.append(_delta(delta_type(declared_type(field))))
     hops.append(column_type(field, required=True))
-    return [hop.replace("12, 5", "p, s") for hop in hops]
+    return [hop.replace("12, 5", "p, s").replace("12,5", "p,s") for hop in hops]
 
 
-_BSON_HEAD = ["| BSON | declared | Arrow | Parquet | Iceberg | ClickHouse | refused by name | |", "| --- " * 8 + "|"]
+def _delta(type_: Any) -> str:
+    """A Delta type as it is written in SQL."""
+    if isinstance(type_, str):
+        return type_
+    if type_["type"] == "array":
+        return f"array<{_delta(type_['elementType'])}>"
+    return "struct<" + ", ".join(f"{field['name']}: {_delta(field['type'])}" for field in type_["fields"]) + ">"
+
+
+_BSON_HEAD = ["| BSON | declared | Arrow | Parquet | Iceberg | Delta | ClickHouse | refused by name | |", "| --- " * 9 + "|"]
 
 
 def bson_types() -> str:
@@ -129,7 +140,7 @@ def bson_types() -> str:
         usual = rule.declared[0] if rule.declared else ANY
         field = arrow_field("c", usual.replace("(p,s)", "(12,5)"))
         declared = "every type, as null" if rule.is_null else ", ".join((*rule.declared, ANY))
-        cells = [rule.name, declared, *([""] * 4 if rule.is_null else _hops(field)), rule.refused, rule.note]
+        cells = [rule.name, declared, *([""] * 5 if rule.is_null else _hops(field)), rule.refused, rule.note]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join([*_BSON_HEAD, *rows])
 

@@ -72,7 +72,7 @@ def test_nothing_of_a_table_is_touched_whose_log_or_metadata_cannot_be_read(fold
     other = folder_shop.deployment.settings.catalog.model_copy(update={"name": "another"})
     elsewhere = Deployment(shop.deployment.settings.model_copy(update={"catalog": other}), (SHOP,))
     skipped = find_orphans(elsewhere, elsewhere.select(["shop.prices"])).skipped
-    assert "the catalog has no such table" in skipped[0]
+    assert "there is no such table, and the store has its metadata" in skipped[0]
 
 
 def test_an_unreadable_entry_that_a_later_snapshot_made_void_protects_no_files(folder_shop: Shop, tmp_path: Path) -> None:

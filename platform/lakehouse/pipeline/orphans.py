@@ -114,12 +114,12 @@ def _lake(deployment: Deployment, source: Source, table: Table) -> tuple[list[Ob
     there = list(deployment.store.list(folder))
     now = store_time(deployment.store)
     named = deployment.lake.referenced(source.name, table)
-    if named is None and any(info.path.endswith(".metadata.json") for info in there):
+    if named is None and any(info.path.endswith(".metadata.json") or "/_delta_log/" in info.path for info in there):
         raise DamagedData(
             f"looking for lake table {source.name}.{table.name}",
-            value="the catalog has no such table, and the store has its metadata",
-            allowed="the catalog that the table was written with",
-            remedy="Correct LAKEHOUSE_CATALOG__URL and LAKEHOUSE_CATALOG__NAME.",
+            value="there is no such table, and the store has its metadata",
+            allowed="the catalog that the table was written with, or a Delta log that can be read",
+            remedy="Correct LAKEHOUSE_CATALOG__URL and LAKEHOUSE_CATALOG__NAME, or run `lakehouse repair` on the table.",
         )
     paths = {address.removeprefix(f"{deployment.store.url}/") for address in named or ()}
     if named and paths.isdisjoint(info.path for info in there):

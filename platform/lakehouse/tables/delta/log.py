@@ -61,7 +61,7 @@ class DeltaLog:
         if version not in self._commits:
             tried = f"reading {self._store.url_of(self.path(version))}"
             try:
-                lines = self._store.get(self.path(version)).decode().splitlines()
+                lines = self._store.get(self.path(version)).decode().split("\n")
                 found = [json.loads(line) for line in lines if line]
                 if not found or not all(isinstance(action, dict) for action in found):
                     raise ValueError("a commit without actions")

@@ -173,7 +173,7 @@ class StagedCommit:
     ) -> TableHandle:
         version = 0 if self.handle is None else self.handle.current + 1
         log = self.tables.log(self.source, self.table)
-        self.tables.write(log, version, "WRITE" if removed else "MERGE", list(self._actions(removed, added)), properties)
+        self.tables.write(log, version, "MERGE" if removed else "WRITE", list(self._actions(removed, added)), properties)
         handle = self.tables.committed(self.source, self.table, version)
         self.tables.checkpoint(handle)
         return handle
