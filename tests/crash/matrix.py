@@ -295,9 +295,9 @@ def _free(case: Case) -> str:
 
 
 def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
-    """A bounded choice: each point, killed before and after and with its answer lost, at one of its tables.
+    """A bounded choice: each point, killed before and after and with its answer lost, at one of its tables and states.
 
-    Killed on its way fresh and later both; in the other states only points that the way of a table does not come by.
+    Those of the lake for each format; in the states in which a table's way is not taken, only points that it does not come by.
     """
     on_the_way = {case.passed.point for case in cases if case.work == "take"}
     dice = random.Random(seed)
@@ -307,10 +307,8 @@ def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
             continue
         if case.work != "take" and case.passed.point in on_the_way:
             continue
-        state = case.state if (case.work, case.action) == ("take", "kill") else ""
-        if case.passed.point.startswith("lake."):
-            state += case.table.partition(".")[0].partition("_")[2]
-        groups.setdefault((state, case.passed.point, case.passed.moment, case.action), []).append(case)
+        format_ = case.table.partition(".")[0].partition("_")[2] if case.passed.point.startswith("lake.") else ""
+        groups.setdefault((format_, case.passed.point, case.passed.moment, case.action), []).append(case)
     return [dice.choice(group) for group in groups.values()]
 
 

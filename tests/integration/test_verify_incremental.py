@@ -172,7 +172,7 @@ def test_an_entry_that_the_lake_says_it_has_and_has_not_is_found_in_partitions_t
         partitions=(),
         commit_id="by hand",
     )
-    handle: IcebergTable = shop.deployment.lake._existing("shop", table)  # type: ignore[attr-defined]
+    handle: IcebergTable = shop.deployment.lake._existing("shop", table).iceberg  # type: ignore[attr-defined]
     with handle.transaction() as transaction, transaction.update_snapshot(snapshot_properties=properties).fast_append():
         pass
     publish_table(shop.deployment, source, table)
