@@ -251,7 +251,8 @@ class _File:
         footer = BytesIO()
         pq.read_metadata(self.path).write_metadata_file(footer)
         store.upload(self.path, url.removeprefix(store.url + "/"))
-        self.path.unlink()
+        path = self.path
+        path.unlink()
         line = {"partition": self.partition, "url": url, "bytes": size, "footer": footer.getvalue(), "sums": to_text(self.sums)}
         return pa.RecordBatch.from_pylist([line], schema=WRITTEN)
 
