@@ -52,7 +52,7 @@ def fault_points(seed: int, *, short: bool) -> Tally:
         opened.run()
         matrix = Matrix(opened, Path(scratch))
         cases = matrix.cases(STATES)
-        return run_cases(matrix, chosen(cases, seed) if short else cases, say)
+        return run_cases(matrix, (chosen(cases, seed) if short else cases) + matrix.spark_cases(), say)
 
 
 def soak(kills: int, seed: int) -> Tally:

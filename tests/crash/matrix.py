@@ -16,11 +16,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.services.processes import poll
+from lakehouse.settings import Settings
 from lakehouse.spec import Source, Table
 from lakehouse.tables.delta.tables import CHECKPOINT_EVERY
 from tests.conftest import fresh_name
@@ -37,6 +39,8 @@ TABLES = (
     "shop_delta.prices",
     "clicks.clicks",
 )
+TABLES_OF_SPARK = ("shop.customers", "shop_delta.orders")
+Engine = Literal["embedded", "spark"]
 PATIENCE = 120
 BROKEN = b"{"
 """No JSON document."""
@@ -67,9 +71,11 @@ class Case:
     state: str
     passed: Passed
     action: str
+    engine: Engine = "embedded"
 
     def __str__(self) -> str:
-        return f"{self.table} ({self.state}) {self.passed.fault(self.action)}"
+        folded = " by Spark" if self.engine == "spark" else ""
+        return f"{self.table} ({self.state}{folded}) {self.passed.fault(self.action)}"
 
     @property
     def work(self) -> str:
@@ -86,8 +92,16 @@ class Matrix:
     tally: Tally = field(default_factory=lambda: Tally("fault points"))
     _changes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
+    def spark_cases(self, tables: Sequence[str] = TABLES_OF_SPARK) -> list[Case]:
+        """Cases in which Spark folds, and its driver dies or fails at a point of the lake; the others know nothing of engines."""
+        return [case for case in self.cases([LATER], tables=tables, engine="spark") if case.passed.point.startswith("lake.")]
+
     def cases(
-        self, states: Collection[str], actions: Sequence[str] = ("kill", "error"), tables: Sequence[str] = TABLES
+        self,
+        states: Collection[str],
+        actions: Sequence[str] = ("kill", "error"),
+        tables: Sequence[str] = TABLES,
+        engine: Engine = "embedded",
     ) -> list[Case]:
         """All cases of these states, from what an undisturbed passage of each table goes by."""
         found = []
@@ -95,11 +109,11 @@ class Matrix:
             if state == DUE and self._declared(table).format != "delta":
                 continue
             deployment = self._prepared(table, state)
-            seen = self.scratch / f"{table}-{state}"
-            passage = start(deployment.settings, table, work=STATES[state], seen=seen)
+            seen = self.scratch / f"{table}-{state}-{engine}"
+            passage = start(_folding(deployment, engine), table, work=STATES[state], seen=seen)
             passage.join(PATIENCE)
             assert passage.exitcode == 0, (table, state, passage.exitcode)
-            found += [Case(table, state, passed, action) for passed in points_in(seen) for action in actions]
+            found += [Case(table, state, passed, action, engine) for passed in points_in(seen) for action in actions]
             self._end(deployment, state)
         return found
 
@@ -108,7 +122,7 @@ class Matrix:
         deployment = self._prepared(case.table, case.state)
         self.tally.points.add(case.passed.point)
         fault = case.passed.fault(case.action)
-        passage = start(deployment.settings, case.table, work=case.work, fault=fault)
+        passage = start(_folding(deployment, case.engine), case.table, work=case.work, fault=fault)
         passage.join(PATIENCE)
         expected = {-signal.SIGKILL} if case.action == "kill" else {0, FAILED}
         if passage.exitcode not in expected:
@@ -287,6 +301,11 @@ def _go_to_a_checkpoint(deployment: Deployment, source: Source, table: Table) ->
     lake = deployment.lake
     while (state := lake.state(source.name, table)) and state.current.version % CHECKPOINT_EVERY != CHECKPOINT_EVERY - 1:
         lake.rollback(source.name, table, state.current.version - 1)
+
+
+def _folding(deployment: Deployment, engine: Engine) -> Settings:
+    """The deployment's settings with this engine."""
+    return deployment.settings.model_copy(update={"engine": engine})
 
 
 def _free(case: Case) -> str:

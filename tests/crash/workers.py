@@ -99,8 +99,10 @@ def _publish(here: Deployment, dice: random.Random, notes: Path, seen: dict[str,
 
 
 def _repair(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, int]) -> None:
-    """Look for damage: a kill makes none, so there must be nothing to do."""
+    """Look for damage: a kill makes none, so there must be nothing to do. A table that was never published is behind only."""
     source, table = _any_table(here, dice)
+    if here.warehouse.state(source.name, table) is None:
+        return
     plan = plan_repair(here, source, table)
     if plan.damaged:
         _write(notes / "repair.broken", f"{source.name}.{table.name}: {plan.diagnosis.damage}")
@@ -150,6 +152,8 @@ def _watch(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, i
     _judge(notes, seen, "lake", name, state.current.marker.sequence, (found.rows, found.hex), {_shown(state.current.marker)})
     before = here.warehouse.state(source.name, table)
     if before is None:
+        if f"warehouse {name}" in seen:
+            _write(notes / "seen.broken", f"warehouse {name}: it is gone")
         return
     found = checksum_of(here.warehouse.scan(source.name, table, state.schema), state.schema)
     # Between two looks several versions may have been published: the lake knows them all.

@@ -63,7 +63,7 @@ def test_a_process_killed_at_any_call_leaves_a_table_that_the_next_apply_makes_e
     lake.apply(log)
     write(2)
     count = tmp_path / "calls"
-    counted = process(apply_and_die, lake.settings, table, log.entries, log.folder, None, count)
+    counted = process(apply_and_die, lake.settings, log.table, log.entries, log.folder, None, count)
     counted.join(240)
     assert counted.exitcode == 0
     total, before = int(count.read_text()), 2
@@ -71,7 +71,7 @@ def test_a_process_killed_at_any_call_leaves_a_table_that_the_next_apply_makes_e
     shares = [dice.uniform(index / KILLS, (index + 1) / KILLS) for index in range(KILLS)]
     for number, share in enumerate(shares, start=3):
         write(number)
-        killed = process(apply_and_die, lake.settings, table, log.entries, log.folder, max(1, int(total * share)), count)
+        killed = process(apply_and_die, lake.settings, log.table, log.entries, log.folder, max(1, int(total * share)), count)
         killed.join(240)
         assert killed.exitcode in (-signal.SIGKILL, 0)
         found = lake.marker(table).sequence
@@ -90,7 +90,7 @@ def test_a_process_killed_while_it_writes_leaves_the_table_and_its_folder_is_swe
     rows = [{"id": key, "at": day(2), "n": 1} for key in range(40_000)]
     log.write("upsert", rows)
     scratch = lake.settings.home / "tmp"
-    writing = process(apply_and_die, lake.settings, USERS, log.entries, log.folder, None, lake.settings.home / "calls")
+    writing = process(apply_and_die, lake.settings, log.table, log.entries, log.folder, None, lake.settings.home / "calls")
     deadline = time.monotonic() + 120
     while not list(scratch.glob("*/fold/group-0")):
         assert time.monotonic() < deadline
