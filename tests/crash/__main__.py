@@ -18,7 +18,7 @@ import psycopg
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import SourceSettings
-from tests.crash.matrix import STATES, Matrix, both_formats, chosen, run_cases
+from tests.crash.matrix import STATES, Matrix, both_formats, chosen, distinct, run_cases
 from tests.crash.soak import UNTIL, Soak
 from tests.crash.tally import Tally, table
 from tests.deployments import CHECKOUT, SMALL, demo_project
@@ -52,7 +52,7 @@ def fault_points(seed: int, *, short: bool) -> Tally:
         opened.run()
         matrix = Matrix(opened, Path(scratch))
         cases = matrix.cases(STATES)
-        return run_cases(matrix, (chosen(cases, seed) if short else cases) + matrix.spark_cases(), say)
+        return run_cases(matrix, (chosen(cases, seed) if short else distinct(cases)) + distinct(matrix.spark_cases()), say)
 
 
 def soak(kills: int, seed: int) -> Tally:

@@ -313,6 +313,20 @@ def _free(case: Case) -> str:
     return "lake" if case.passed.point.startswith("warehouse.") else "warehouse"
 
 
+def distinct(cases: Sequence[Case]) -> list[Case]:
+    """Those that differ in more than a number: of the times that a table's way comes by a point, the first and the last.
+
+    An error before an effect is left out: nothing has happened then, as when the process is killed there.
+    """
+    last = {(case.table, case.state, case.passed.point, case.passed.moment): case.passed.nth for case in cases}
+    return [
+        case
+        for case in cases
+        if case.passed.nth in (1, last[case.table, case.state, case.passed.point, case.passed.moment])
+        and (case.passed.moment, case.action) != ("before", "error")
+    ]
+
+
 def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
     """A bounded choice: each point, killed before and after and with its answer lost, at one of its tables and states.
 
@@ -321,9 +335,7 @@ def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
     on_the_way = {case.passed.point for case in cases if case.work == "take"}
     dice = random.Random(seed)
     groups: dict[tuple[str, str, str, str], list[Case]] = {}
-    for case in cases:
-        if (case.passed.moment, case.action) == ("before", "error"):
-            continue
+    for case in distinct(cases):
         if case.work != "take" and case.passed.point in on_the_way:
             continue
         format_ = case.table.partition(".")[0].partition("_")[2] if case.passed.point.startswith("lake.") else ""
