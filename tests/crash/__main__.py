@@ -18,7 +18,7 @@ import psycopg
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import SourceSettings
-from tests.crash.matrix import STATES, Matrix, both_formats, chosen, distinct, run_cases
+from tests.crash.matrix import Matrix, both_formats, chosen, distinct, run_cases
 from tests.crash.soak import UNTIL, Soak
 from tests.crash.tally import Tally, table
 from tests.deployments import CHECKOUT, SMALL, demo_project
@@ -51,7 +51,7 @@ def fault_points(seed: int, *, short: bool) -> Tally:
     with shop() as opened, tempfile.TemporaryDirectory(prefix="lh-crash-") as scratch:
         opened.run()
         matrix = Matrix(opened, Path(scratch))
-        cases = matrix.cases(STATES)
+        cases = matrix.all_cases()
         return run_cases(matrix, (chosen(cases, seed) if short else distinct(cases)) + distinct(matrix.spark_cases()), say)
 
 

@@ -39,6 +39,7 @@ TABLES = (
     "shop_delta.prices",
     "clicks.clicks",
 )
+ONE_OF_EACH_FORMAT = ("shop.orders", "shop_delta.customers")
 TABLES_OF_SPARK = ("shop.customers", "shop_delta.orders")
 Engine = Literal["embedded", "spark"]
 PATIENCE = 120
@@ -91,6 +92,11 @@ class Matrix:
     scratch: Path
     tally: Tally = field(default_factory=lambda: Tally("fault points"))
     _changes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def all_cases(self) -> list[Case]:
+        """A table's way, for all tables; what else is done to one is the same in every mode, and taken for one of each format."""
+        way = [state for state in STATES if STATES[state] == "take"]
+        return self.cases(way) + self.cases(sorted(STATES.keys() - set(way)), tables=ONE_OF_EACH_FORMAT)
 
     def spark_cases(self, tables: Sequence[str] = TABLES_OF_SPARK) -> list[Case]:
         """Cases in which Spark folds, and its driver dies or fails at a point of the lake; the others know nothing of engines."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.matrix import FRESH, LATER, STATES, Case, Matrix, both_formats, chosen, run_cases
+from tests.crash.matrix import FRESH, LATER, Case, Matrix, both_formats, chosen, run_cases
 from tests.shop import Shop
 from tests.unit.test_faults import points_in_the_code
 
@@ -30,8 +30,7 @@ def matrix(shop: Shop, tmp_path: Path) -> Iterator[Matrix]:
 
 @pytest.mark.timeout(1200)
 def test_after_a_fault_at_any_point_the_next_run_loses_and_doubles_nothing(matrix: Matrix) -> None:
-    others = STATES.keys() - {FRESH, LATER}
-    cases = matrix.cases((FRESH, LATER)) + matrix.cases(sorted(others), tables=["shop.orders", "shop_delta.orders"])
+    cases = matrix.all_cases()
     passed = {case.passed.point for case in cases}
     assert passed | AT_A_RUN == points_in_the_code()
     run_cases(matrix, chosen(cases, SEED), print)
