@@ -27,7 +27,7 @@ from lakehouse.sources.mongodb.mapping import ANY
 from lakehouse.sources.mongodb.mapping import RULES as BSON_RULES
 from lakehouse.sources.postgres.mapping import DECIMAL, EVERYTHING_ELSE, RULES, TypeRule
 from lakehouse.spec.types import arrow_field, declared_type
-from lakehouse.tables.delta.schema import delta_type
+from lakehouse.tables.columns import spark_type
 from lakehouse.tables.iceberg.schema import iceberg_type
 from lakehouse.warehouse.clickhouse.layout import column_type
 
@@ -116,7 +116,7 @@ def _hops(field: pa.Field) -> list[str]:
     annotation = "" if column.logical_type.type == "NONE" else f" {_parquet_annotation(column)}"
     parquet = "group" if pa.types.is_nested(field.type) else column.physical_type.lower() + annotation
     hops = [str(field.type), parquet, str(iceberg_type(declared_type(field)))]
-    hops.append(_delta(delta_type(declared_type(field))))
+    hops.append(_delta(spark_type(declared_type(field))))
     hops.append(column_type(field, required=True))
     return [hop.replace("12, 5", "p, s").replace("12,5", "p,s") for hop in hops]
 

@@ -85,13 +85,21 @@ class Cluster:
 
     def executors(self, worker: subprocess.Popen[bytes]) -> list[int]:
         """The pids of a worker's executors."""
-        found = subprocess.run(["pgrep", "-P", str(worker.pid)], capture_output=True, text=True, check=False)
-        return [int(pid) for pid in found.stdout.split()]
+        return _children(worker.pid)
+
+    def works(self, worker: subprocess.Popen[bytes]) -> bool:
+        """Whether an executor of a worker has begun a task: it has started Python."""
+        return any(_children(executor) for executor in self.executors(worker))
 
     def stop(self) -> None:
         """End all processes."""
         for process in reversed(self.processes):
             end(process)
+
+
+def _children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(child) for child in found.stdout.split()]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,7 @@ the nth passage (default: the first):
 - `before:error`: the effect fails and has not happened;
 - `after:error`: the effect has happened, and its answer is lost: success, reported as failure.
 
-`docs/exactly-once.md` lists the points; `make crash` goes through all that lie on a table's way from source to warehouse.
+`docs/exactly-once.md` lists the points; `make crash` goes through all of them.
 """
 
 from __future__ import annotations

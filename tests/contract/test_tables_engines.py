@@ -132,7 +132,7 @@ def test_a_cluster_whose_worker_dies_in_the_middle_of_a_fold_folds_exactly(lake:
         settings = on(lake, engine="spark", spark=lake.settings.spark.model_copy(update=cluster_settings(workers.url))).settings
         applying = process(catch_up, settings, log.table, [log.entries], log.folder)
         doomed = workers.processes[1]
-        assert poll(lambda: bool(workers.executors(doomed)), seconds=120), "no executor was started"
+        assert poll(lambda: workers.works(doomed), seconds=120), "no executor had anything to do"
         os.killpg(doomed.pid, signal.SIGKILL)
         workers.add_worker()
         processes_done([applying], timeout=500)

@@ -114,7 +114,7 @@ def _lake(deployment: Deployment, source: Source, table: Table) -> tuple[list[Ob
     there = list(deployment.store.list(folder))
     now = store_time(deployment.store)
     named = deployment.lake.referenced(source.name, table)
-    if named is None and any(info.path.endswith(".metadata.json") or "/_delta_log/" in info.path for info in there):
+    if named is None and any(deployment.lake.is_metadata(source.name, table, info.path) for info in there):
         raise DamagedData(
             f"looking for lake table {source.name}.{table.name}",
             value="there is no such table, and the store has its metadata",

@@ -1,8 +1,10 @@
-"""Columns between their three spellings: FieldSpec, Arrow field, DuckDB type."""
+"""Columns between their spellings: FieldSpec, Arrow field, DuckDB type, and the JSON of Spark and Delta."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,6 +25,22 @@ _DUCK = {
     "timestamp": "TIMESTAMPTZ",
 }
 
+SPARK_NAMES = {
+    "bool": "boolean",
+    "int32": "integer",
+    "int64": "long",
+    "float32": "float",
+    "float64": "double",
+    "string": "string",
+    "json": "string",
+    "binary": "binary",
+    "date": "date",
+    "timestamp": "timestamp",
+}
+"""Spark's names of simple types, by the declared type. Delta took them over: "Schema Serialization Format" in its protocol."""
+
+DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+
 
 def duck_type(declared: str) -> str:
     """The DuckDB type of a declared type."""
@@ -31,6 +49,18 @@ def duck_type(declared: str) -> str:
     if (fields := struct_fields(declared)) is not None:
         return "STRUCT(" + ", ".join(f"{quoted(name)} {duck_type(inner)}" for name, inner in fields) + ")"
     return _DUCK.get(declared) or declared.upper()
+
+
+def spark_type(declared: str) -> Any:
+    """The type of a declared one, as the JSON of Spark's and of Delta's schemas has it."""
+    if (element := list_element(declared)) is not None:
+        return {"type": "array", "elementType": spark_type(element), "containsNull": True}
+    if (fields := struct_fields(declared)) is not None:
+        inner = [{"name": name, "type": spark_type(type_), "nullable": True, "metadata": {}} for name, type_ in fields]
+        return {"type": "struct", "fields": inner}
+    if match := DECIMAL.fullmatch(declared):
+        return f"decimal({match[1]},{match[2]})"
+    return SPARK_NAMES[declared]
 
 
 def arrow_schema(fields: Iterable[FieldSpec]) -> pa.Schema:

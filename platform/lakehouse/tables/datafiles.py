@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lakehouse.errors import DamagedData, DamagedMetadata, StoreUnavailable
+from lakehouse.spec import RawFile
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.format import DataFile
 from lakehouse.tables.partitions import PartitionScheme
@@ -150,6 +151,20 @@ def damaged(tried: str, found: str, allowed: str) -> DamagedData:
         allowed=allowed,
         remedy="Run `lakehouse repair` on the table: it is folded anew from its raw log.",
     )
+
+
+def raw_difference(file: RawFile, size: int, sha256: str) -> tuple[str, str] | None:
+    """What is found of a raw file and what its manifest says of it; None when both are the same."""
+    if size != file.bytes:
+        return f"{size} bytes", f"{file.bytes} bytes, as its manifest says"
+    if sha256 != file.sha256:
+        return f"SHA-256 {sha256}", f"SHA-256 {file.sha256}, as its manifest says"
+    return None
+
+
+def raw_gone(file: RawFile) -> tuple[str, str]:
+    """What is found of a raw file that is gone, and what its manifest says of it."""
+    return "the file is gone", f"{file.bytes} bytes, as its manifest says"
 
 
 def raw_damaged(url: str, found: str, allowed: str) -> DamagedData:

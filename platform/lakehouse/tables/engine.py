@@ -147,6 +147,10 @@ class LakeTables(Protocol):
         """The folder of the store that all of the table's files are in, whether it is there or not."""
         ...
 
+    def is_metadata(self, source: str, table: Table, path: str) -> bool:
+        """Whether a path of the store, by its name, is that of a file that says what the table is made of."""
+        ...
+
     def rollback(self, source: str, table: Table, version: int) -> TableState:
         """Lead the table back to an earlier version, marker and all, in one commit; the next apply catches up from there.
 

@@ -157,6 +157,10 @@ class TableFormat(Protocol):
         """The folder of a table in the store."""
         ...
 
+    def is_metadata(self, path: str) -> bool:
+        """Whether a path of the store, by its name, is that of a file that says what a table is made of."""
+        ...
+
     def load(self, source: str, table: Table) -> TableHandle | None:
         """A handle on the table as it stands now; None when there is no such table."""
         ...

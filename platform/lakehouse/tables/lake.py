@@ -130,6 +130,9 @@ class Lake:
     def root(self, source: str, table: Table) -> str:
         return self._format(table).root(source, table.name)
 
+    def is_metadata(self, source: str, table: Table, path: str) -> bool:
+        return path.startswith(self.root(source, table) + "/") and self._format(table).is_metadata(path)
+
     def rollback(self, source: str, table: Table, version: int) -> TableState:
         handle = self._existing(source, table)
         target = handle.version(version)

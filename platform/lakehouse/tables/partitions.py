@@ -31,8 +31,10 @@ PartitionValue = int | bool | str | Decimal | None
 """As Iceberg keeps it: days or months since 1970, the bucket, or the value (dates as days, timestamps as microseconds)."""
 
 _EPOCH = date(1970, 1, 1)
-_FIRST_DAY, _LAST_DAY = (date.min - _EPOCH).days, (date.max - _EPOCH).days
-_FIRST_MONTH, _LAST_MONTH = -1969 * 12, 8030 * 12 - 1
+FIRST_DAY, LAST_DAY = (date.min - _EPOCH).days, (date.max - _EPOCH).days
+FIRST_MONTH, LAST_MONTH = -1969 * 12, 8030 * 12 - 1
+"""Days and months since 1970 that are named by their date: those of the years 1 to 9999."""
+
 _NUMBER = re.compile(r"[+-]\d+")
 
 
@@ -106,14 +108,14 @@ class PartitionScheme:
 
     def _text(self, value: Any) -> str:
         if self.partitioning.transform == "month":
-            return f"{1970 + value // 12:04d}-{value % 12 + 1:02d}" if _FIRST_MONTH <= value <= _LAST_MONTH else f"{value:+d}"
+            return f"{1970 + value // 12:04d}-{value % 12 + 1:02d}" if FIRST_MONTH <= value <= LAST_MONTH else f"{value:+d}"
         if self.partitioning.transform == "bucket":
             return str(value)
         assert self.type is not None
         if self.partitioning.transform == "day" or pa.types.is_date(self.type):
             if isinstance(value, date):
                 return value.isoformat()
-            return (_EPOCH + timedelta(days=value)).isoformat() if _FIRST_DAY <= value <= _LAST_DAY else f"{value:+d}"
+            return (_EPOCH + timedelta(days=value)).isoformat() if FIRST_DAY <= value <= LAST_DAY else f"{value:+d}"
         if pa.types.is_boolean(self.type):
             return "true" if value else "false"
         if pa.types.is_string(self.type):
@@ -133,11 +135,11 @@ class PartitionScheme:
             return f"{_bucket_function(self.partitioning)}({column})::varchar"
         if self.partitioning.transform == "month":
             month = f"((year({column}) - 1970) * 12 + month({column}) - 1)"
-            usual = f"{month} between {_FIRST_MONTH} and {_LAST_MONTH}"
+            usual = f"{month} between {FIRST_MONTH} and {LAST_MONTH}"
             return f"case when {usual} then left({column}::date::varchar, 7) else {_signed(month)} end"
         if self.partitioning.transform == "day" or pa.types.is_date(self.type):
             day = f"({column}::date - date '1970-01-01')"
-            return f"case when {day} between {_FIRST_DAY} and {_LAST_DAY} then {column}::date::varchar else {_signed(day)} end"
+            return f"case when {day} between {FIRST_DAY} and {LAST_DAY} then {column}::date::varchar else {_signed(day)} end"
         if pa.types.is_timestamp(self.type):
             return f"epoch_us({column})::varchar"
         if pa.types.is_string(self.type):

@@ -19,6 +19,7 @@ from lakehouse.faults import effect
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.datafiles import damaged_metadata
 
+LOG_FOLDER = "_delta_log"
 Action = Mapping[str, Any]
 """One action: its kind, and what it says."""
 
@@ -42,7 +43,7 @@ class DeltaLog:
     def __init__(self, store: ObjectStore, root: str) -> None:
         self._store = store
         self.root = root
-        self.folder = f"{root}/_delta_log"
+        self.folder = f"{root}/{LOG_FOLDER}"
         self._commits: dict[int, list[Action]] = {}
         self._listed: tuple[frozenset[int], frozenset[int]] | None = None
 

@@ -1,4 +1,4 @@
-"""Between declared columns and a Delta schema. Types as in Delta's protocol, "Schema Serialization Format".
+"""Between declared columns and a Delta schema.
 
 A field keeps its declared type in its metadata as `lakehouse.type`, since `json` is a string in Delta. A partitioned table has
 one more column, which partitions it: Delta knows no transforms, and takes an empty string in a partition column for null. So it
@@ -15,7 +15,7 @@ from typing import Any
 
 from lakehouse.errors import SchemaChanged, Unsupported
 from lakehouse.spec import FieldSpec, Partitioning
-from lakehouse.spec.types import list_element, struct_fields
+from lakehouse.tables.columns import DECIMAL, SPARK_NAMES, spark_type
 from lakehouse.tables.partitions import NULL, PartitionScheme
 
 TYPE, COMMENT, PARTITION, BUCKETS = "lakehouse.type", "comment", "lakehouse.partition", "lakehouse.buckets"
@@ -23,33 +23,8 @@ TYPE, COMMENT, PARTITION, BUCKETS = "lakehouse.type", "comment", "lakehouse.part
 EMPTY = "%"
 """What a partition's column holds for the empty text, which Delta takes for null; no other value is written so."""
 
-_SIMPLE = {
-    "bool": "boolean",
-    "int32": "integer",
-    "int64": "long",
-    "float32": "float",
-    "float64": "double",
-    "string": "string",
-    "json": "string",
-    "binary": "binary",
-    "date": "date",
-    "timestamp": "timestamp",
-}
-_NAMES = {type_: name for name, type_ in _SIMPLE.items() if name != "json"} | {"short": "int32", "byte": "int32"}
-_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+_NAMES = {type_: name for name, type_ in SPARK_NAMES.items() if name != "json"} | {"short": "int32", "byte": "int32"}
 _REFUSED = re.compile(r"[ ,;{}()\n\t=]")
-
-
-def delta_type(declared: str) -> Any:
-    """The Delta type of a declared type, as JSON has it."""
-    if (element := list_element(declared)) is not None:
-        return {"type": "array", "elementType": delta_type(element), "containsNull": True}
-    if (fields := struct_fields(declared)) is not None:
-        inner = [{"name": name, "type": delta_type(type_), "nullable": True, "metadata": {}} for name, type_ in fields]
-        return {"type": "struct", "fields": inner}
-    if match := _DECIMAL.fullmatch(declared):
-        return f"decimal({match[1]},{match[2]})"
-    return _SIMPLE[declared]
 
 
 def declared_of(type_: Any, column: str) -> str:
@@ -58,7 +33,7 @@ def declared_of(type_: Any, column: str) -> str:
         return f"list<{declared_of(type_['elementType'], column)}>"
     if isinstance(type_, dict) and type_.get("type") == "struct":
         return "struct<" + ",".join(f"{field['name']}:{declared_of(field['type'], column)}" for field in type_["fields"]) + ">"
-    if isinstance(type_, str) and _DECIMAL.fullmatch(type_):
+    if isinstance(type_, str) and DECIMAL.fullmatch(type_):
         return type_
     if isinstance(type_, str) and type_ in _NAMES:
         return _NAMES[type_]
@@ -94,7 +69,7 @@ def schema_json(tried: str, fields: Sequence[FieldSpec], partitioning: Partition
                 allowed="in Delta: names without spaces and none of , ; { } ( ) =",
                 remedy="Declare the table with format='iceberg', or rename the column in the source.",
             )
-    columns = [_field(field.name, delta_type(field.type), field.nullable, _metadata(field)) for field in fields]
+    columns = [_field(field.name, spark_type(field.type), field.nullable, _metadata(field)) for field in fields]
     if (name := partition_column(partitioning)) is not None:
         if any(field.name.lower() == name.lower() for field in fields):
             raise Unsupported(
@@ -146,8 +121,8 @@ def check_partitioning(
 
 def rewritten(old: Sequence[FieldSpec], new: Sequence[FieldSpec]) -> bool:
     """Whether a column has another Delta type than before, so that files of the old one cannot stay."""
-    before = {field.name: delta_type(field.type) for field in old}
-    return any(field.name in before and before[field.name] != delta_type(field.type) for field in new)
+    before = {field.name: spark_type(field.type) for field in old}
+    return any(field.name in before and before[field.name] != spark_type(field.type) for field in new)
 
 
 def _field(name: str, type_: Any, nullable: bool, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.datafiles import folder_name
 from lakehouse.tables.delta.handle import READER, WRITER, DeltaHandle
-from lakehouse.tables.delta.log import CHECKSUM, PROPERTIES, ROWS, SEQUENCE, VERSION, Action, DeltaLog
+from lakehouse.tables.delta.log import CHECKSUM, LOG_FOLDER, PROPERTIES, ROWS, SEQUENCE, VERSION, Action, DeltaLog
 from lakehouse.tables.delta.opening import open_table
 from lakehouse.tables.delta.restoring import restore_log
 from lakehouse.tables.delta.schema import partition_column, partition_text, rewritten, schema_json
@@ -47,6 +47,9 @@ class DeltaTables:
 
     def root(self, source: str, table: str) -> str:
         return f"delta/{source}/{table}"
+
+    def is_metadata(self, path: str) -> bool:
+        return f"/{LOG_FOLDER}/" in path
 
     def load(self, source: str, table: Table) -> DeltaHandle | None:
         return self._handle(source, table, None)
@@ -104,9 +107,7 @@ class DeltaTables:
             del info["readVersion"]
         try:
             won = log.write(version, [{"commitInfo": info}, *actions, *_transactions(marker, version)])
-        except StoreUnavailable as error:
-            raise CommitUnknown(str(error)) from error
-        except OSError as error:
+        except (StoreUnavailable, OSError) as error:
             raise CommitUnknown(str(error)) from error
         if not won:
             raise CommitMoved(f"version {version} was committed by another")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from lakehouse.spec import LogEntry, Manifest, RawFile
 from lakehouse.stores import ObjectStore
-from lakehouse.tables.datafiles import raw_damaged
+from lakehouse.tables.datafiles import raw_damaged, raw_difference, raw_gone
 from lakehouse.tables.embedded.localrows import LocalRows
 
 _DOWNLOADS = 4
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,9 @@ def _fetch(store: ObjectStore, path: str, file: RawFile, local: Path) -> Path:
     try:
         store.download(path, local)
     except FileNotFoundError:
-        raise raw_damaged(store.url_of(path), "the file is gone", f"{file.bytes} bytes") from None
-    size = local.stat().st_size
-    if size != file.bytes:
-        raise raw_damaged(store.url_of(path), f"{size} bytes", f"{file.bytes} bytes, as its manifest says")
-    digest = hashlib.sha256()
-    with open(local, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != file.sha256:
-        raise raw_damaged(store.url_of(path), f"SHA-256 {digest.hexdigest()}", f"SHA-256 {file.sha256}, as its manifest says")
+        raise raw_damaged(store.url_of(path), *raw_gone(file)) from None
+    with local.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if wrong := raw_difference(file, local.stat().st_size, digest):
+        raise raw_damaged(store.url_of(path), *wrong)
     return local

@@ -6,7 +6,7 @@ from lakehouse.errors import CommitConflict, DamagedData
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 
-_SUFFIX = ".metadata.json"
+METADATA_SUFFIX = ".metadata.json"
 
 
 def restore_metadata(catalog: LakeCatalog, store: ObjectStore, source: str, table: str) -> str | None:
@@ -20,7 +20,7 @@ def restore_metadata(catalog: LakeCatalog, store: ObjectStore, source: str, tabl
         return None
     current, previous = pointers
     folder = f"lake/{source}/{table}/metadata"
-    addresses = [store.url_of(info.path) for info in store.list(folder) if info.path.endswith(_SUFFIX)]
+    addresses = [store.url_of(info.path) for info in store.list(folder) if info.path.endswith(METADATA_SUFFIX)]
     for address in [*([previous] if previous else []), *sorted(addresses, reverse=True)]:
         if address != current and catalog.loads(address):
             if catalog.repoint(source, table, current, address):

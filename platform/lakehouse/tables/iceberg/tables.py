@@ -17,7 +17,7 @@ from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED, RETRIES, UNKNOWN, commit_snapshot
 from lakehouse.tables.iceberg.handle import IcebergHandle
-from lakehouse.tables.iceberg.restoring import restore_metadata
+from lakehouse.tables.iceberg.restoring import METADATA_SUFFIX, restore_metadata
 from lakehouse.tables.iceberg.schema import file_schema, new_schema, new_spec, stage_evolution, type_properties
 from lakehouse.tables.partitions import PartitionScheme
 
@@ -31,6 +31,9 @@ class IcebergTables:
 
     def root(self, source: str, table: str) -> str:
         return f"lake/{source}/{table}"
+
+    def is_metadata(self, path: str) -> bool:
+        return path.endswith(METADATA_SUFFIX)
 
     def load(self, source: str, table: Table) -> IcebergHandle | None:
         handle = self._catalog.load(source, table.name)

@@ -24,7 +24,6 @@ from lakehouse import errors
 from lakehouse.errors import EngineFailed, LakehouseError, Unsupported
 from lakehouse.rows.checksum import EMPTY, total
 from lakehouse.settings import Settings
-from lakehouse.spec import RowChecksum
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.columns import field_specs
 from lakehouse.tables.datafiles import raw_damaged
@@ -73,7 +72,7 @@ class SparkEngine:
             if not touched:
                 return Folded()
             old = {name: task.old[name] for name in touched if name in task.old}
-            _refuse_deletes(task, old)
+            refuse_deletes(f"{task.source}.{task.table.name}", old)
             with ThreadPoolExecutor(1) as beside:
                 digests = beside.submit(self._digests, task, old)
                 rows = plan.folded(self._read(task.schema, old) if old else None)
@@ -84,7 +83,7 @@ class SparkEngine:
     def _proved(self, task: FoldTask) -> set[str]:
         """Read every raw file once, on the executors, and hold it against its manifest; the partitions of all rows."""
         lines = [
-            RawLine(f"{task.files_root}/{file.path}", tuple(f.name for f in entry.manifest.fields), file.bytes, file.sha256)
+            RawLine(f"{task.files_root}/{file.path}", tuple(f.name for f in entry.manifest.fields), file)
             for entry in task.entries
             for file in entry.manifest.files
         ]
@@ -186,11 +185,11 @@ class SparkEngine:
         return folded
 
 
-def _refuse_deletes(task: FoldTask, old: Mapping[str, Sequence[DataFile]]) -> None:
+def refuse_deletes(name: str, old: Mapping[str, Sequence[DataFile]]) -> None:
     """Executors read data files as they are: rows that another tool deleted by a delete file would come back."""
     for file in (file for files in old.values() for file in files if file.deletes):
         raise Unsupported(
-            f"folding {task.source}.{task.table.name} with Spark",
+            f"folding {name} with Spark",
             value=f"{file.url} has delete files, which another tool wrote",
             allowed="data files without delete files; the embedded engine reads both",
             remedy="Run it once with LAKEHOUSE_ENGINE=embedded: what it rewrites has none.",
@@ -201,7 +200,7 @@ def _added(parts: Sequence[DaySums]) -> DaySums:
     found: DaySums = {}
     for part in parts:
         for day, sums in part.items():
-            found[day] = found.get(day, RowChecksum(0, 0)) + sums
+            found[day] = found.get(day, EMPTY) + sums
     return found
 
 

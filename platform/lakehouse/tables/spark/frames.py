@@ -13,43 +13,19 @@ from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import StructType
 
 from lakehouse.spec import FieldSpec, LogEntry
-from lakehouse.spec.types import list_element, struct_fields
-from lakehouse.tables.columns import field_specs
-from lakehouse.tables.partitions import NULL, PartitionScheme
+from lakehouse.tables.columns import field_specs, spark_type
+from lakehouse.tables.partitions import FIRST_DAY, FIRST_MONTH, LAST_DAY, LAST_MONTH, NULL, PartitionScheme
 from lakehouse.tables.spark.work import names_of
 
 PARTITION, SEQUENCE, POSITION = "_partition", "_sequence", "_position"
 _FILE_ROWS = 2**40
 """More than the rows of any file: a row's place in its batch is its file's number times this and its place in the file."""
 
-_SIMPLE = {
-    "bool": "boolean",
-    "int32": "integer",
-    "int64": "long",
-    "float32": "float",
-    "float64": "double",
-    "string": "string",
-    "json": "string",
-    "binary": "binary",
-    "date": "date",
-    "timestamp": "timestamp",
-}
-
 
 def column(name: str, alias: str = "") -> Column:
     """A column by its name, whatever characters are in it."""
     quoted = "`" + name.replace("`", "``") + "`"
     return fn.col(f"{alias}.{quoted}" if alias else quoted)
-
-
-def spark_type(declared: str) -> Any:
-    """The type of a declared one, as Spark's JSON has it."""
-    if (element := list_element(declared)) is not None:
-        return {"type": "array", "elementType": spark_type(element), "containsNull": True}
-    if (fields := struct_fields(declared)) is not None:
-        inner = [{"name": name, "type": spark_type(type_), "nullable": True, "metadata": {}} for name, type_ in fields]
-        return {"type": "struct", "fields": inner}
-    return _SIMPLE.get(declared) or declared.replace(" ", "")
 
 
 def spark_schema(fields: Sequence[FieldSpec]) -> StructType:
@@ -113,16 +89,11 @@ def partition_of(scheme: PartitionScheme) -> Column:
 
 
 def _day_text(number: Column, text: Column) -> Column:
-    return fn.when(number.between(_FIRST_DAY, _LAST_DAY), text).otherwise(fn.format_string("%+d", number))
+    return fn.when(number.between(FIRST_DAY, LAST_DAY), text).otherwise(fn.format_string("%+d", number))
 
 
 def _month_text(number: Column, text: Column) -> Column:
-    return fn.when(number.between(_FIRST_MONTH, _LAST_MONTH), text).otherwise(fn.format_string("%+d", number))
-
-
-_FIRST_DAY, _LAST_DAY = -719162, 2932896
-_FIRST_MONTH, _LAST_MONTH = -1969 * 12, 8030 * 12 - 1
-"""1 January of the year 1, 31 December of the year 9999: within them a day or month is named by its date."""
+    return fn.when(number.between(FIRST_MONTH, LAST_MONTH), text).otherwise(fn.format_string("%+d", number))
 
 
 def _named(scheme: PartitionScheme) -> Any:

@@ -55,7 +55,7 @@ def default_folder() -> Path:
 
 
 def find_jars(folder: Path) -> list[Path]:
-    """The jars in a folder; ConfigurationError when one is missing, DamagedData when one is not the pinned one."""
+    """The jars in a folder, by their names; ConfigurationError when one is missing. `bring_jars` has checked what they hold."""
     wanted = pinned()
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:

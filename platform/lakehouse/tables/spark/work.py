@@ -20,9 +20,9 @@ from lakehouse.errors import LakehouseError
 from lakehouse.rows.checksum import EMPTY, digests_checksum
 from lakehouse.rows.digest import Words, row_digests
 from lakehouse.settings import StoreSettings
-from lakehouse.spec import RowChecksum
+from lakehouse.spec import RawFile, RowChecksum
 from lakehouse.stores import ObjectStore, open_store
-from lakehouse.tables.datafiles import DataFiles, digest_name
+from lakehouse.tables.datafiles import DataFiles, digest_name, raw_difference, raw_gone
 from lakehouse.tables.filesystem import opener
 from lakehouse.tables.partitions import PartitionScheme
 
@@ -58,8 +58,7 @@ class RawLine:
 
     path: str
     columns: tuple[str, ...]
-    bytes: int
-    sha256: str
+    file: RawFile
 
 
 @dataclass(frozen=True)
@@ -89,12 +88,8 @@ class ProveFiles:
                     digest.update(block)
                     local.write(block)
         except FileNotFoundError:
-            return "the file is gone", f"{line.bytes} bytes"
-        if local.tell() != line.bytes:
-            return f"{local.tell()} bytes", f"{line.bytes} bytes, as its manifest says"
-        if digest.hexdigest() != line.sha256:
-            return f"SHA-256 {digest.hexdigest()}", f"SHA-256 {line.sha256}, as its manifest says"
-        return None
+            return raw_gone(line.file)
+        return raw_difference(line.file, local.tell(), digest.hexdigest())
 
     def _names(self, line: RawLine, local: IO[bytes]) -> list[str]:
         """The partitions of a file's rows; none for a file that lacks the partition's column."""
