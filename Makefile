@@ -59,7 +59,7 @@ format: $(STAMP) ## Put the code in form
 	$(BIN)/ruff check --fix .
 
 test: spark browser ## All tests, on real servers
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 30
 
 browser:
 	@command -v chromium >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \

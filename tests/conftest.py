@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,8 @@ from tests.servers import Deployment, without_lakehouse_variables
 from tests.shop import CLICKS, SHOP, Shop
 
 without_lakehouse_variables()
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+"""Dozens of short sessions of Spark: what Java compiles for a long one, on all cores, is never used."""
 
 
 @pytest.fixture(scope="session")

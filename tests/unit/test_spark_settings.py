@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from lakehouse.cli import cli
-from lakehouse.errors import ConfigurationError
+from lakehouse.errors import ConfigurationError, Unsupported
 from lakehouse.settings import Settings, StoreSettings, current_settings
+from lakehouse.tables.format import DataFile
+from lakehouse.tables.spark.classes import archive_options, class_path_key, find_archive
 from lakehouse.tables.spark.jars import COORDINATES, default_folder, find_jars, pinned
 from lakehouse.tables.spark.java import check_java
 from lakehouse.tables.spark.session import configuration
@@ -68,6 +71,30 @@ def test_every_jar_of_the_list_is_pinned_and_no_other() -> None:
 def test_the_jars_are_kept_in_the_cache_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder().parent.parent == tmp_path
+
+
+def test_an_archive_of_classes_that_was_cut_off_is_not_given_to_java(tmp_path: Path) -> None:
+    fake_java(tmp_path, "17.0.15")
+    java, jars = tmp_path / "bin" / "java", [tmp_path / "jars" / name for name in ("a.jar", "b.jar")]
+    jars[0].parent.mkdir()
+    name = f"classes-{class_path_key(java, jars)}-7.jsa"
+    (jars[0].parent / name).write_bytes(b"1234567")
+    archive = find_archive(java, jars)
+    assert archive == jars[0].parent / name
+    assert str(archive) in archive_options(archive)
+    assert find_archive(java, jars[:1]) is None, "an archive is of one class path"
+    archive.write_bytes(b"123456")
+    assert find_archive(java, jars) is None
+    assert archive_options(None) == ""
+
+
+def test_spark_refuses_a_file_of_which_another_tool_deleted_rows_and_says_which_engine_takes_it() -> None:
+    from lakehouse.tables.spark.engine import refuse_deletes
+
+    plain = DataFile("s3://lake/a.parquet", "all", 2, 10)
+    refuse_deletes("shop.users", {"all": [plain]})
+    with pytest.raises(Unsupported, match="LAKEHOUSE_ENGINE=embedded"):
+        refuse_deletes("shop.users", {"all": [plain, replace(plain, deletes=("s3://lake/a-deletes.parquet",))]})
 
 
 def settings_with_secrets(tmp_path: Path) -> Settings:

@@ -17,8 +17,11 @@ def spark() -> None:
 def jars() -> None:
     """Bring the pinned jars by Spark's own resolver, once for all deployments of a user, and prove each by its checksum.
 
+    Java then keeps Spark's classes in an archive beside them, so that a session starts in half the time.
+
     A mirror or a proxy is named as Spark knows it: LAKEHOUSE_SPARK__CONF='{"spark.jars.ivySettings": "/path/ivysettings.xml"}'.
     """
+    from lakehouse.tables.spark.classes import make_archive
     from lakehouse.tables.spark.jars import bring_jars, default_folder
     from lakehouse.tables.spark.java import check_java
 
@@ -27,6 +30,12 @@ def jars() -> None:
     folder = settings.spark.jars or default_folder()
     found = bring_jars(folder, settings.spark.conf)
     say(f"{len(found)} jars, {size_of(sum(path.stat().st_size for path in found))}, in {folder}")
+    archive = make_archive(found)
+    say(
+        f"Java keeps Spark's classes in {archive}"
+        if archive
+        else "Java keeps no archive of Spark's classes: each start loads them"
+    )
 
 
 @spark.command()

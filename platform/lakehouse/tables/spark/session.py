@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from lakehouse.errors import ConfigurationError, EngineFailed
 from lakehouse.settings import Settings
+from lakehouse.tables.spark.classes import OPTIONS, archive_options, class_path, find_archive
 from lakehouse.tables.spark.jars import default_folder, find_jars
 from lakehouse.tables.spark.java import check_java
 
@@ -52,7 +53,7 @@ def _resources(settings: Settings) -> Iterator[Line]:
     yield Line("spark.ui.enabled", str(spark.ui).lower(), "a page that nobody asked for would listen on a port", True)
     yield Line("spark.ui.showConsoleProgress", "false", "progress is the platform's to print", True)
     quiet = f"-Dlog4j2.configurationFile={LOGGING.as_uri()}"
-    yield Line("spark.driver.extraJavaOptions", quiet, "warnings of the JVM would bury the platform's lines", True)
+    yield Line(OPTIONS, quiet, "warnings of the JVM would bury the platform's lines", True)
     parts = spark.shuffle_partitions or (2 * settings.threads if settings.is_spark_local else 200)
     yield Line("spark.sql.shuffle.partitions", str(parts), "before they are merged to a size that is worth it")
     if settings.is_spark_local:
@@ -157,10 +158,15 @@ def open_session(settings: Settings) -> SparkSession:
             builder = builder.remote(settings.spark.remote)
             told = {line.key: line.value for line in lines if not line.static}
         else:
-            check_java()
+            java = check_java()
             jars = find_jars(settings.spark.jars or default_folder())
             builder = builder.master(settings.spark.master.replace("[*]", f"[{settings.threads}]"))
-            told = {line.key: line.value for line in lines} | {"spark.jars": ",".join(map(str, jars))}
+            told = {line.key: line.value for line in lines}
+            if settings.is_spark_local:
+                told["spark.driver.extraClassPath"] = class_path(jars)
+                told[OPTIONS] += " " + archive_options(find_archive(java, jars))
+            else:
+                told["spark.jars"] = ",".join(map(str, jars))
             if settings.is_spark_local:
                 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
