@@ -94,9 +94,13 @@ class Matrix:
     _changes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def all_cases(self) -> list[Case]:
-        """A table's way, for all tables; what else is done to one is the same in every mode, and taken for one of each format."""
-        way = [state for state in STATES if STATES[state] == "take"]
-        return self.cases(way) + self.cases(sorted(STATES.keys() - set(way)), tables=ONE_OF_EACH_FORMAT)
+        """A table's way, for all tables; what else is done to one is the same in every mode, and taken for one of each format.
+
+        So are the commit before a checkpoint and the checkpoint, the only points that a table comes by in another way then.
+        """
+        others = self.cases(sorted(STATES.keys() - {FRESH, LATER}), tables=ONE_OF_EACH_FORMAT)
+        at_a_checkpoint = ("lake.commit", "lake.checkpoint")
+        return self.cases([FRESH, LATER]) + [case for case in others if case.state != DUE or case.passed.point in at_a_checkpoint]
 
     def spark_cases(self, tables: Sequence[str] = TABLES_OF_SPARK) -> list[Case]:
         """Cases in which Spark folds, and its driver dies or fails at a point of the lake; the others know nothing of engines."""
