@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lakehouse import faults
-from lakehouse.errors import CommitConflict, WrongUse
+from lakehouse.errors import CommitConflict, Unsupported, WrongUse
 from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket, days
 from tests.lakes import Lake, lake_fixture, sorted_rows  # noqa: F401
@@ -153,3 +153,27 @@ def test_many_small_commits_keep_the_table_right(lake: Lake) -> None:
     lake.check(log, list(expected.values()))
     assert lake.state(table).files == len(lake.tables.partitions(SOURCE, table))
     assert lake.tables.changed_partitions(SOURCE, table, 1) is not None
+
+
+def test_a_version_that_has_a_name_is_known_by_it_until_the_name_is_taken_away(lake: Lake, log: HandLog) -> None:
+    second, current = lake.tables.history(SOURCE, LOGS)[1], lake.state(LOGS).current
+    if lake.format == "delta":
+        assert lake.tables.tags(SOURCE, LOGS) == {}
+        with pytest.raises(Unsupported, match="format='iceberg'"):
+            lake.tables.tag(SOURCE, LOGS, "before", second.version)
+        return
+    lake.tables.tag(SOURCE, LOGS, "before", second.version)
+    lake.tables.tag(SOURCE, LOGS, "before", second.version)
+    assert lake.tables.tags(SOURCE, LOGS) == {"before": second.version}
+    assert lake.state(LOGS).current == current
+    with pytest.raises(WrongUse, match=f"name of version {second.version}"):
+        lake.tables.tag(SOURCE, LOGS, "before", current.version)
+    with pytest.raises(WrongUse, match="version"):
+        lake.tables.tag(SOURCE, LOGS, "never", 12345)
+    log.write("replace", calls(1, "/c"), window=day_window(1))
+    lake.apply(log)
+    assert lake.tables.tags(SOURCE, LOGS) == {"before": second.version}, "an apply took a name away"
+    lake.tables.tag(SOURCE, LOGS, "before", None)
+    lake.tables.tag(SOURCE, LOGS, "before", None)
+    assert lake.tables.tags(SOURCE, LOGS) == {}
+    lake.check(log, calls(1, "/c") + calls(2, "/b") + calls(3))

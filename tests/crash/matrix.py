@@ -47,7 +47,7 @@ BROKEN = b"{"
 """No JSON document."""
 METADATA = {"iceberg": ".metadata.json", "delta": ".json"}
 """How the files end that say where a table stands."""
-FRESH, LATER, DUE = "fresh", "later", "due"
+FRESH, LATER, DUE, NAMELESS = "fresh", "later", "due", "nameless"
 STATES = {
     FRESH: "take",
     LATER: "take",
@@ -58,10 +58,13 @@ STATES = {
     "advanced": "rollback",
     "littered": "orphans",
     "uncounted": "statistics",
+    NAMELESS: "tag",
 }
 """The states of a table, and what is done to it in each. due: its log is checkpointed after its next commit; foreign: somebody
 put a table of his own in the place of the published one; unreadable: its metadata does not parse; advanced: its newest version is
-to be taken back."""
+to be taken back; nameless: its newest version is to have a name."""
+ONLY = {DUE: "delta", NAMELESS: "iceberg"}
+"""States of tables of one format: a Delta log has checkpoints, and Iceberg's versions can have names."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Matrix:
         """All cases of these states, from what an undisturbed passage of each table goes by."""
         found = []
         for table, state in itertools.product(tables, states):
-            if state == DUE and self._declared(table).format != "delta":
+            if ONLY.get(state, self._declared(table).format) != self._declared(table).format:
                 continue
             deployment = self._prepared(table, state)
             seen = self.scratch / f"{table}-{state}-{engine}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.repair import plan_repair, repair_table
 from lakehouse.pipeline.rollback import rollback_table
 from lakehouse.pipeline.statistics import mark_built, stale_statistics
+from lakehouse.pipeline.tags import tag_version
 from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.pipeline.verify_results import keep_results
 from lakehouse.settings import Settings
@@ -92,6 +94,12 @@ def _rollback(deployment: Deployment, name: str) -> None:
     rollback_table(deployment, source, table, deployment.lake.history(source.name, table)[-2].version)
 
 
+def _tag(deployment: Deployment, name: str) -> None:
+    """Give the newest version one more name."""
+    source, table = deployment.select([name])[0]
+    tag_version(deployment, source, table, f"v{uuid.uuid4().hex}")
+
+
 def _orphans(deployment: Deployment, name: str) -> None:
     """Remove what nothing names, however young it is: nobody else is writing."""
     found = find_orphans(deployment, deployment.select([name]))
@@ -111,6 +119,7 @@ WORK: dict[str, Callable[[Deployment, str], None]] = {
     "rollback": _rollback,
     "orphans": _orphans,
     "statistics": _statistics,
+    "tag": _tag,
 }
 """What can be done to a table."""
 

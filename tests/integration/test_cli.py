@@ -187,7 +187,16 @@ def test_older_versions_can_be_asked_and_brought_back_and_the_next_run_catches_u
     assert of_version[0]["n"] == as_of[0]["n"] == first["marker"]["rows"]
     assert of_version[0]["at"] < then[0]["at"]
 
-    demo.lakehouse("rollback", "chronochat.users", "--to", version)
+    demo.lakehouse("tag", "chronochat.users", "before-the-tick", "--version", version)
+    count = "select count(*) as n from chronochat.users"
+    named = demo.lakehouse("sql", count, "--version", "before-the-tick", "--format", "json").json()
+    assert named[0]["n"] == first["marker"]["rows"]
+    assert "before-the-tick" in demo.lakehouse("show", "chronochat.users").out
+    assert "nobody" in demo.lakehouse("rollback", "chronochat.users", "--to", "nobody", ends=2).err
+    assert "12" in demo.lakehouse("tag", "chronochat.users", "12", ends=2).err
+    demo.lakehouse("rollback", "chronochat.users", "--to", "before-the-tick")
+    demo.lakehouse("tag", "chronochat.users", "before-the-tick", "--remove")
+    assert "no" in demo.lakehouse("tag", "chronochat.users", "before-the-tick", "--remove", ends=2).err
     assert len(demo.warehouse("select id from lakehouse.chronochat__users")) == first["marker"]["rows"]
     behind = demo.lakehouse("verify", "chronochat.users", "--json", ends=1).json()
     assert not behind["equal"]

@@ -30,6 +30,7 @@ _COMMANDS = {
     "show": "look",
     "sql": "sql",
     "rollback": "versions",
+    "tag": "versions",
     "repair": "repair",
     "orphans": "orphans",
     "spark": "spark",

@@ -88,8 +88,19 @@ def show(table: str, as_json: bool) -> None:
     columns = [(f.name, declared_type(f), not f.nullable, field_doc(f)) for f in state.schema] if state else []
     partitions = here.lake.partitions(source.name, declared) if state else {}
     history = here.lake.history(source.name, declared) if state else []
+    named: dict[int, list[str]] = {}
+    for name, version in (here.lake.tags(source.name, declared) if state else {}).items():
+        named.setdefault(version, []).append(name)
     versions = [
-        (str(v.version), v.committed_at.isoformat(), v.operation, v.marker.sequence, v.marker.rows, v.marker.checksum)
+        (
+            str(v.version),
+            ", ".join(named.get(v.version, [])),
+            v.committed_at.isoformat(),
+            v.operation,
+            v.marker.sequence,
+            v.marker.rows,
+            v.marker.checksum,
+        )
         for v in history
     ]
     if as_json:
@@ -98,7 +109,7 @@ def show(table: str, as_json: bool) -> None:
             "status": _documents([found])[0],
             "columns": [dict(zip(("name", "type", "required", "description"), column, strict=True)) for column in columns],
             "partitions": partitions,
-            "versions": [_plain(asdict(version)) for version in history],
+            "versions": [{**_plain(asdict(v)), "names": named.get(v.version, [])} for v in history],
             "repairs": [_plain(asdict(repair)) for repair in repairs],
         }
         click.echo(json.dumps(document, indent=2))
@@ -109,7 +120,7 @@ def show(table: str, as_json: bool) -> None:
     click.echo()
     print_table(("partition", "rows"), list(partitions.items())[-20:], right=("rows",), title=f"{len(partitions)} partitions")
     click.echo()
-    header = ("version", "committed", "operation", "sequence", "rows", "checksum")
+    header = ("version", "names", "committed", "operation", "sequence", "rows", "checksum")
     print_table(header, versions[-20:], right=("sequence", "rows"), title=f"{len(versions)} versions")
     if repairs:
         click.echo()

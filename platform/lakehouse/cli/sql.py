@@ -20,9 +20,9 @@ from lakehouse.pipeline.query import query
 @click.option(
     "--as-of", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]), help="A lake as of a UTC time."
 )
-@click.option("--version", type=int, help="A lake table's version, as `show` lists them.")
+@click.option("--version", help="A lake table's version, by number or name, as `show` lists them.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
-def sql(statement: str, on: str, as_of: datetime | None, version: int | None, form: str) -> None:
+def sql(statement: str, on: str, as_of: datetime | None, version: str | None, form: str) -> None:
     """Run QUERY on a layer and print the result. A lake table is source.table, a published one source__table."""
     moment = as_of.replace(tzinfo=UTC) if as_of else None
     result = query(deployment(), statement, on=on, version=version, as_of=moment)

@@ -1,4 +1,4 @@
-"""`rollback`: move a lake table to an earlier version."""
+"""`rollback`, `tag`: versions of a lake table."""
 
 from __future__ import annotations
 
@@ -7,21 +7,48 @@ import click
 from lakehouse.cli.session import deployment
 from lakehouse.cli.terminal import say
 from lakehouse.errors import WrongUse
+from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.rollback import rollback_table
+from lakehouse.pipeline.tags import remove_tag, tag_version, version_named
+from lakehouse.spec import Source, Table
 
 
 @click.command()
 @click.argument("table")
-@click.option("--to", "version", type=int, required=True, help="The version, as `lakehouse show TABLE` lists them.")
-def rollback(table: str, version: int) -> None:
+@click.option("--to", "version", required=True, help="The version, by number or name, as `lakehouse show TABLE` lists them.")
+def rollback(table: str, version: str) -> None:
     """Make an earlier version of TABLE (source.table) the current one, marker and all; the warehouse follows.
 
     The raw log is untouched: the next run applies what came after that version again.
     """
     here = deployment()
+    source, declared = _one(here, "rolling back", table)
+    state = rollback_table(here, source, declared, version_named(here, source, declared, version))
+    say(f"{table} is at version {state.current.version} again (sequence {state.current.marker.sequence})")
+
+
+@click.command()
+@click.argument("table")
+@click.argument("name")
+@click.option("--version", help="The version, by number or name [default: the current one].")
+@click.option("--remove", is_flag=True, help="Take the name away; the version stays.")
+def tag(table: str, name: str, version: str | None, remove: bool) -> None:
+    """Give a version of TABLE (source.table) a NAME, by which `rollback` and `sql --version` know it.
+
+    Iceberg tables have tags, which other tools read too; Delta tables have none.
+    """
+    here = deployment()
+    source, declared = _one(here, "naming a version", table)
+    if remove:
+        remove_tag(here, source, declared, name)
+        say(f"no version of {table} is named {name} any more")
+        return
+    number = None if version is None else version_named(here, source, declared, version)
+    say(f"version {tag_version(here, source, declared, name, number)} of {table} is named {name}")
+
+
+def _one(here: Deployment, tried: str, table: str) -> tuple[Source, Table]:
     chosen = here.select([table])
     if len(chosen) != 1:
-        raise WrongUse("rolling back", value=table, allowed="one table, as source.table", remedy="Name the table.")
-    source, declared = chosen[0]
-    state = rollback_table(here, source, declared, version)
-    say(f"{table} is at version {state.current.version} again (sequence {state.current.marker.sequence})")
+        raise WrongUse(tried, value=table, allowed="one table, as source.table", remedy="Name the table.")
+    return chosen[0]

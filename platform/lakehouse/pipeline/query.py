@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lakehouse.errors import WrongUse
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.tags import version_named
 from lakehouse.rows.duck import connect_duckdb, incoming, quoted
 from lakehouse.spec import Source, Table
 
@@ -18,12 +19,12 @@ LAYERS = ("lake", "warehouse")
 
 
 def query(
-    deployment: Deployment, sql: str, *, on: str = "lake", version: int | None = None, as_of: datetime | None = None
+    deployment: Deployment, sql: str, *, on: str = "lake", version: str | None = None, as_of: datetime | None = None
 ) -> pa.Table:
     """The result of `sql` on the lake, the warehouse, or a source by its name.
 
-    A lake table is `source.table`, as is a source's; a published one is `source__table`. version, as_of: of the lake tables that
-    the statement names. Raises WrongUse with the engine's own words for a statement that it refuses.
+    A lake table is `source.table`, as is a source's; a published one is `source__table`. version (a number or a name), as_of: of
+    the lake tables that the statement names. Raises WrongUse with the engine's own words for a statement that it refuses.
     """
     if on == "warehouse":
         if version is not None or as_of is not None:
@@ -66,7 +67,7 @@ def _load_lake(
     connection: duckdb.DuckDBPyConnection,
     source: Source,
     table: Table,
-    version: int | None,
+    version: str | None,
     as_of: datetime | None,
 ) -> None:
     state = deployment.lake.state(source.name, table)
@@ -74,9 +75,10 @@ def _load_lake(
         raise WrongUse(
             f"querying {source.name}.{table.name}", value="the table was not built yet", remedy="Build it with `lakehouse run`."
         )
+    number = None if version is None else version_named(deployment, source, table, version)
     if as_of is not None:
-        version = _version_at(deployment, source, table, as_of)
-    _load(connection, source, table, deployment.lake.scan(source.name, table, version=version))
+        number = _version_at(deployment, source, table, as_of)
+    _load(connection, source, table, deployment.lake.scan(source.name, table, version=number))
 
 
 def _version_at(deployment: Deployment, source: Source, table: Table, as_of: datetime) -> int:

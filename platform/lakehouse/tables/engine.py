@@ -139,6 +139,18 @@ class LakeTables(Protocol):
         """The versions that can still be read, oldest first."""
         ...
 
+    def tags(self, source: str, table: Table) -> dict[str, int]:
+        """The versions that have a name, by their names."""
+        ...
+
+    def tag(self, source: str, table: Table, name: str, version: int | None) -> None:
+        """Give a version a name, or take a name away (None). A name that the version has, or that nobody has, is no error.
+
+        Raises WrongUse for a version that is not there and for a name that another version has, Unsupported for a table in a
+        format without tags, CommitConflict when anything moved the table meanwhile: call again.
+        """
+        ...
+
     def referenced(self, source: str, table: Table) -> frozenset[str] | None:
         """The addresses of all files that any version of the table names, metadata too; None for a table that is not there."""
         ...

@@ -97,6 +97,10 @@ class TableHandle(Protocol):
         """The table as its current version shows it."""
         ...
 
+    def tags(self) -> Mapping[str, int]:
+        """Versions that somebody gave a name, by that name; always empty in a format without tags."""
+        ...
+
     def files(self, version: int, scheme: PartitionScheme) -> list[DataFile]:
         """The live data files of a version, sorted by address."""
         ...
@@ -173,6 +177,13 @@ class TableFormat(Protocol):
 
     def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> None:
         """Make an earlier version the current one, marker and all. Raises CommitMoved or CommitUnknown."""
+        ...
+
+    def tag(self, source: str, table: Table, handle: TableHandle, name: str, version: int | None) -> None:
+        """Give a version a name, or (None) take the name away; rows and marker stay.
+
+        Raises CommitMoved or CommitUnknown, Unsupported in a format without tags.
+        """
         ...
 
     def restore(self, source: str, table: Table) -> str | None:

@@ -123,6 +123,26 @@ class Lake:
     def history(self, source: str, table: Table) -> list[TableVersion]:
         return self._existing(source, table).history()
 
+    def tags(self, source: str, table: Table) -> dict[str, int]:
+        return dict(sorted(self._existing(source, table).tags().items()))
+
+    def tag(self, source: str, table: Table, name: str, version: int | None) -> None:
+        handle = self._existing(source, table)
+        tagged, target = handle.tags().get(name), None if version is None else handle.version(version)
+        if tagged is not None and target is not None and tagged != target:
+            raise WrongUse(
+                f"naming version {version} of {source}.{table.name}",
+                value=f"{name}, which is the name of version {tagged}",
+                allowed="a name that no other version has",
+                remedy=f"Take it away first: `lakehouse tag {source}.{table.name} {name} --remove`.",
+            )
+        try:
+            if tagged != target:
+                self._format(table).tag(source, table, handle, name, target)
+        except (CommitMoved, CommitUnknown) as error:
+            if self._existing(source, table).tags().get(name) != target:
+                raise conflict(f"naming a version of {source}.{table.name}", error) from error
+
     def referenced(self, source: str, table: Table) -> frozenset[str] | None:
         handle = self._format(table).load(source, table)
         return handle.referenced() if handle is not None else None

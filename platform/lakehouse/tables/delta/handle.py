@@ -117,6 +117,9 @@ class DeltaHandle:
     def history(self) -> list[TableVersion]:
         return [self._told(version) for version in self.log.fetched(self._readable) if self._marker(version) is not None]
 
+    def tags(self) -> Mapping[str, int]:
+        return {}
+
     def state(self) -> TableState:
         actions = self._actions(self.current)
         sizes = actions.column("size_bytes").to_pylist()

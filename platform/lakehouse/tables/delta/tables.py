@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
-from lakehouse.errors import StoreUnavailable
+from lakehouse.errors import StoreUnavailable, Unsupported
 from lakehouse.faults import effect
 from lakehouse.settings import Settings
 from lakehouse.spec import FieldSpec, Marker, Table
@@ -83,6 +83,14 @@ class DeltaTables:
                 self.write(handle.log, handle.current + 1, "RESTORE", actions, properties)
         except OSError as error:
             raise CommitUnknown(str(error)) from error
+
+    def tag(self, source: str, table: Table, handle: TableHandle, name: str, version: int | None) -> None:
+        raise Unsupported(
+            f"naming a version of {source}.{table.name}",
+            value="a Delta table: the format has no tags",
+            allowed="tables declared with format='iceberg'",
+            remedy="Keep the number of the version, which `lakehouse show` and `lakehouse rollback` take.",
+        )
 
     def restore(self, source: str, table: Table) -> str | None:
         root = self.root(source, table.name)

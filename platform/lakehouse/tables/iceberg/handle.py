@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
@@ -10,6 +10,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.refs import SnapshotRefType
 
 from lakehouse.spec import FieldSpec, Marker, Table
 from lakehouse.tables import marker as markers
@@ -83,6 +84,10 @@ class IcebergHandle:
 
     def state(self) -> TableState:
         return state_of(self._source, self._table, self.iceberg)
+
+    def tags(self) -> Mapping[str, int]:
+        refs = self.iceberg.metadata.refs
+        return {name: ref.snapshot_id for name, ref in refs.items() if ref.snapshot_ref_type == SnapshotRefType.TAG}
 
     def files(self, version: int, scheme: PartitionScheme) -> list[DataFile]:
         return live_files(self.iceberg, self._reader, scheme, version)

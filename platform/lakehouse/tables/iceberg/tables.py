@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -56,17 +57,30 @@ class IcebergTables:
 
     def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> None:
         assert isinstance(handle, IcebergHandle)
-        handle.iceberg.metadata.properties[RETRIES] = "0"
-        try:
-            with effect("lake.rollback"):
-                handle.iceberg.manage_snapshots().set_current_snapshot(snapshot_id=version).commit()
-        except MOVED as error:
-            raise CommitMoved(str(error)) from error
-        except UNKNOWN as error:
-            raise CommitUnknown(str(error)) from error
+        with _once(handle), effect("lake.rollback"):
+            handle.iceberg.manage_snapshots().set_current_snapshot(snapshot_id=version).commit()
+
+    def tag(self, source: str, table: Table, handle: TableHandle, name: str, version: int | None) -> None:
+        assert isinstance(handle, IcebergHandle)
+        snapshots = handle.iceberg.manage_snapshots()
+        change = snapshots.remove_tag(name) if version is None else snapshots.create_tag(version, name)
+        with _once(handle), effect("lake.tag"):
+            change.commit()
 
     def restore(self, source: str, table: Table) -> str | None:
         return restore_metadata(self._catalog, self._store, source, table.name)
+
+
+@contextmanager
+def _once(handle: IcebergHandle) -> Iterator[None]:
+    """A commit of pyiceberg's that is not tried again from where the table stands by then; its errors are those of the seam."""
+    handle.iceberg.metadata.properties[RETRIES] = "0"
+    try:
+        yield
+    except MOVED as error:
+        raise CommitMoved(str(error)) from error
+    except UNKNOWN as error:
+        raise CommitUnknown(str(error)) from error
 
 
 @dataclass(frozen=True)
