@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from lakehouse.errors import WrongUse
+from lakehouse.errors import DamagedData, WrongUse
 from lakehouse.settings import Settings
-from lakehouse.spec import LogEntry, Table
+from lakehouse.spec import LogEntry, Marker, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.applying import Apply, conflict, read_base, read_unmarked_base
 from lakehouse.tables.datafiles import partition_contents
@@ -162,8 +162,7 @@ class Lake:
         try:
             self._format(table).rollback(source, table, handle, target)
         except (CommitMoved, CommitUnknown) as error:
-            found = self._existing(source, table)
-            if found.current is None or found.marker(found.current) != wanted:
+            if not _stands_at(self._existing(source, table), wanted):
                 raise conflict(f"rolling {source}.{table.name} back to version {version}", error) from error
         return self._existing(source, table).state()
 
@@ -193,6 +192,15 @@ class Lake:
         if self._engine is None:
             self._engine = self._open_engine()
         return self._engine
+
+
+def _stands_at(handle: TableHandle, marker: Marker) -> bool:
+    """Whether a table's current version is one with this marker; one of another tool has none."""
+    assert handle.current is not None
+    try:
+        return handle.marker(handle.current) == marker
+    except DamagedData:
+        return False
 
 
 def _live_rows(handle: TableHandle, file: DataFile, schema: pa.Schema) -> int:
