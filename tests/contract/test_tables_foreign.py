@@ -84,7 +84,7 @@ def lead_back(settings: Settings, table: Table, sequence: int | None = None) -> 
 
 def append_by_spark(settings: Settings, said: Path) -> None:
     """What somebody does with Spark's SQL on an Iceberg table: append a row, compact, and so on."""
-    from py4j.protocol import Py4JJavaError
+    from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]  # it has no types
     from pyspark.errors import PySparkException
 
     from lakehouse.tables.spark.session import open_session

@@ -220,3 +220,19 @@ def test_two_runs_at_once_end_well_and_nothing_is_doubled(demo: Project) -> None
     demo.verify()
     for table, key in (("chronochat__api_logs", "id"), ("chronochat__users", "id"), ("chronochat_mongo__messages", "_id")):
         assert demo.warehouse(f"select count() - uniqExact({key}) from lakehouse.{table}") == [(0,)]
+
+
+def test_a_plan_ends_with_2_when_the_run_would_stop_and_changes_nothing(demo: Project) -> None:
+    before = demo.sequences()
+    quiet = demo.lakehouse("plan", "chronochat.user_preferences")
+    assert "0 changes of columns, none would stop the run" in quiet.out
+    change, back = (f"alter table user_preferences alter temperature type {name}" for name in ("text", "double precision"))
+    with altered(demo, change, f"{back} using temperature::float8"):
+        stopped = demo.lakehouse("plan", ends=2)
+        assert "! reading chronochat.user_preferences: column 'temperature' changed its type" in stopped.out
+        assert "1 would stop the run" in stopped.out
+        document = demo.lakehouse("plan", "--json", ends=2).json()
+        assert [table["table"] for table in document["tables"] if table["stops"]] == ["chronochat.user_preferences"]
+    with altered(demo, "alter table users add column city text", "alter table users drop column city"):
+        assert "+ column city: string" in demo.lakehouse("plan", "chronochat.users").out
+    assert demo.sequences() == before

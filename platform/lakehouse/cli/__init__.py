@@ -23,6 +23,7 @@ _COMMANDS = {
     "env": "servers",
     "ui": "servers",
     "demo": "demo",
+    "plan": "plan",
     "run": "run",
     "verify": "verify",
     "status": "look",

@@ -80,7 +80,7 @@ def extract_source(
         for name, found in warned.items():
             for warning in found:
                 on_event(f"{source.name}.{name}: {warning}")
-        refused = {table.name: error for table in tables if (error := _refusal(deployment, reader, table))}
+        refused = {table.name: error for table in tables if (error := refusal(deployment, reader, table))}
         wanted = [table for table in tables if table.name not in refused]
         bases = {table.name: sweep_base(deployment, source, table) for table in wanted if table.deletes == "sweep"}
         results: dict[str, Extracted] = {
@@ -150,7 +150,8 @@ def summary(result: Extracted) -> str:
     return f"{name}: {result.rows:,} rows in {len(result.entries)} batches (sequence {result.sequence})"
 
 
-def _refusal(deployment: Deployment, reader: SourceReader, table: Table) -> LakehouseError | None:
+def refusal(deployment: Deployment, reader: SourceReader, table: Table) -> LakehouseError | None:
+    """Why a table cannot be read as it is declared. Raises ConfigurationError and SourceUnavailable, which are the source's."""
     try:
         reader.check([table])
         check_privacy(table, reader.schema(table), deployment.settings.privacy_key.get_secret_value())

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from lakehouse.spec import LogEntry, Marker, Table
+from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,14 @@ class LakeTables(Protocol):
 
     def state(self, source: str, table: Table) -> TableState | None:
         """The table as it stands, or None when it was never applied."""
+        ...
+
+    def check(self, source: str, table: Table, fields: Sequence[FieldSpec]) -> None:
+        """Whether a table with these columns could be built, or be the one that there is; nothing is changed.
+
+        Raises SchemaChanged for another partitioning than the table has, DeclarationError for one that a column's type does not
+        allow, SourceMismatch for a column that is not there, Unsupported for names that the format cannot hold.
+        """
         ...
 
     def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:

@@ -8,7 +8,7 @@ narrower type than the table's is read as the wider one. Anything else is Schema
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from lakehouse.errors import SchemaChanged, SourceMismatch, WrongUse
@@ -67,7 +67,7 @@ def evolved_fields(
             allowed="at least one batch with the table's columns, rows in it or not",
             remedy="Extract the table's rows first.",
         )
-    _check_declared(source, table, fields)
+    check_declared(source, table, fields)
     return tuple(fields.values())
 
 
@@ -92,7 +92,8 @@ def _followed(source: str, table: Table, manifest: Manifest, known: FieldSpec, f
     return FieldSpec(field.name, wider, nullable, doc)
 
 
-def _check_declared(source: str, table: Table, fields: dict[str, FieldSpec]) -> None:
+def check_declared(source: str, table: Table, fields: Collection[str]) -> None:
+    """SourceMismatch when the declaration names a column that is not among these."""
     for name in (*table.key, table.cursor, table.event_time, table.partition.column):
         if name is not None and name not in fields:
             raise SourceMismatch(

@@ -169,6 +169,10 @@ class TableFormat(Protocol):
         """A handle on the table as it stands now; None when there is no such table."""
         ...
 
+    def check(self, source: str, table: Table, fields: Sequence[FieldSpec]) -> None:
+        """Unsupported for columns that the format cannot hold under their names."""
+        ...
+
     def stage(
         self, source: str, table: Table, handle: TableHandle | None, fields: Sequence[FieldSpec], scheme: PartitionScheme
     ) -> Staged:

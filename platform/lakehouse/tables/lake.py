@@ -8,12 +8,14 @@ import pyarrow as pa
 
 from lakehouse.errors import DamagedData, WrongUse
 from lakehouse.settings import Settings
-from lakehouse.spec import LogEntry, Marker, Table
+from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.applying import Apply, conflict, read_base, read_unmarked_base
+from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.datafiles import partition_contents
 from lakehouse.tables.engine import Applied, TableState, TableVersion
 from lakehouse.tables.entries import pending_entries
+from lakehouse.tables.evolution import check_declared
 from lakehouse.tables.folds import FoldEngine
 from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, TableFormat, TableHandle
 from lakehouse.tables.partitions import PartitionScheme
@@ -39,6 +41,15 @@ class Lake:
     def state(self, source: str, table: Table) -> TableState | None:
         handle = self._format(table).load(source, table)
         return handle.state() if handle is not None and handle.current is not None else None
+
+    def check(self, source: str, table: Table, fields: Sequence[FieldSpec]) -> None:
+        check_declared(source, table, {field.name for field in fields})
+        PartitionScheme.of(table.partition, arrow_schema(fields))
+        format_ = self._format(table)
+        format_.check(source, table, fields)
+        handle = format_.load(source, table)
+        if handle is not None:
+            handle.check_partitioning(table)
 
     def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
         base = read_base(self._format(table), source, table)

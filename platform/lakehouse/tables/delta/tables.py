@@ -54,6 +54,9 @@ class DeltaTables:
     def load(self, source: str, table: Table) -> DeltaHandle | None:
         return self._handle(source, table, None)
 
+    def check(self, source: str, table: Table, fields: Sequence[FieldSpec]) -> None:
+        schema_json(f"building Delta table {source}.{table.name}", fields, table.partition)
+
     def stage(
         self, source: str, table: Table, handle: TableHandle | None, fields: Sequence[FieldSpec], scheme: PartitionScheme
     ) -> Staged:

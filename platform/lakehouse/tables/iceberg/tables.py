@@ -40,6 +40,9 @@ class IcebergTables:
         handle = self._catalog.load(source, table.name)
         return IcebergHandle(source, table, handle) if handle is not None else None
 
+    def check(self, source: str, table: Table, fields: Sequence[FieldSpec]) -> None:
+        """Iceberg takes every name."""
+
     def stage(
         self, source: str, table: Table, handle: TableHandle | None, fields: Sequence[FieldSpec], scheme: PartitionScheme
     ) -> Staged:
