@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from benchmarks.beside import fake_server
 from benchmarks.environment import python_with
 from benchmarks.extraction.comparison import extract as compare_extraction
+from benchmarks.folds.comparison import tables as compare_tables
 from benchmarks.home import Home, Step, own_home, told
 from benchmarks.measuring import run
 from benchmarks.results import Measurement
@@ -164,6 +165,11 @@ def extract(size: Size, say: Say) -> list[Measurement]:
     return compare_extraction((size.rows * 5, size.rows), size.rows // 50, size.repetitions, say)
 
 
+def tables(size: Size, say: Say) -> list[Measurement]:
+    """Lake tables: a fold, an upsert and a replaced day, by each engine and format, and by the tools that they stand on."""
+    return compare_tables(size.rows * 5, size.rows * 10, size.repetitions, say)
+
+
 def documents(size: Size, say: Say) -> list[Measurement]:
     """Documents of mixed shape to raw Parquet, the whole document kept: from prebuilt replies, and from the embedded server.
 
@@ -218,6 +224,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "definitions": definitions,
     "up": up,
     "extract": extract,
+    "tables": tables,
     "documents": documents,
     "digest": digest,
 }
