@@ -124,6 +124,7 @@ def test_spark_reads_no_file_of_a_partition_that_the_batches_do_not_touch(
     assert applied.partitions[0] in read[0]
 
 
+@pytest.mark.parametrize("lake", ["iceberg"], indirect=True)  # a format knows nothing of workers
 def test_a_cluster_whose_worker_dies_in_the_middle_of_a_fold_folds_exactly(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
     log = lake.log(USERS, FIELDS, ("id",))
@@ -169,6 +170,7 @@ def killed_before_commit(settings: Settings, log: HandLog) -> None:
     open_tables(settings, open_store(settings.store)).apply("shop", log.table, log.entries, log.folder)
 
 
+@pytest.mark.parametrize("lake", ["delta"], indirect=True)  # nor of how the session came about
 def test_spark_connect_folds_as_a_session_of_its_own_does(lake: Lake) -> None:
     log = lake.log(USERS, FIELDS, ("id",))
     upserts(log, 1, 2)
