@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse.errors import DamagedData
+from lakehouse.sources.mongodb import lockstep
 from lakehouse.sources.mongodb.bson_scan import following
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.extended_json import EXACT, json_text
@@ -80,6 +81,27 @@ def test_every_field_is_what_the_driver_decodes(docs: list[Document], names: lis
     driver = [bson.decode(bson.encode(doc, codec_options=EXACT), EXACT) for doc in docs]
     for name in names:
         assert batch[name].to_pylist() == [json_text(doc[name]) if doc.get(name) is not None else None for doc in driver]
+
+
+def test_no_field_is_passed_by_when_a_document_has_known_and_new_names_in_another_order() -> None:
+    """The new names that stand after a field that is waited for can come before it in the order that is learned."""
+    names = ["wanted", "other"]
+    first = following(encoded([{"a": 1, "b": 1, "other": 1}]))
+    find_fields(first, first.starts, names)
+    chunk = following(encoded([{"b": 1, "wanted": 2, "a": 3, "new": 4}, {"b": 1, "new": 2, "other": 3}]))
+    assert find_fields(chunk, chunk.starts, names).types.tolist() == [[16, 0], [0, 16]]
+
+
+@EXHAUSTIVE
+@given(st.permutations(NAMES[:6]), st.lists(st.lists(st.sampled_from(NAMES[:6]), unique=True), max_size=30), st.integers(1, 5))
+def test_whatever_order_was_learned_before_every_field_is_found(names: list[str], orders: list[list[str]], together: int) -> None:
+    lockstep._learned.cache_clear()
+    wanted = names[:2]
+    for start in range(0, len(orders), together):
+        docs = orders[start : start + together]
+        chunk = following(encoded([dict.fromkeys(names, 1) for names in docs]))
+        found = find_fields(chunk, chunk.starts, wanted)
+        assert found.types.tolist() == [[16 * (name in names) for names in docs] for name in wanted]
 
 
 @EXHAUSTIVE

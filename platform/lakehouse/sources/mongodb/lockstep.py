@@ -135,8 +135,11 @@ class _Walk:
                 if steps > _STEPS and len(self.rows) <= _FEW:
                     self._one_by_one()
                     return
+                known = len(self._order)
                 learned = self._learn()
-                if learned is None and not self._look_for_all():
+                if learned is None:
+                    self._look_for_all()
+                if learned is None and len(self._order) == known:  # nobody waits for a name that is looked for
                     self._step(None, None)
                 place, vain = learned or 0, 0
                 continue
@@ -205,13 +208,13 @@ class _Walk:
     def _learn(self) -> int | None:
         """Take the names of a document that waits into the order; the place of the name that it waits for.
 
-        None when that is not in it: nothing more is learned then.
+        None when that is not in it, because the order is full or enough documents were learned from.
         """
         if self._documents >= _LEARNED or len(self._order) >= self._most:
             return None
         self._documents += 1
         document = int(self.rows[0])
-        place = found = 0
+        place, waits = 0, None
         for _, name, value in elements(self.chunk.data, int(self.starts[document]) + 4, int(self.ends[0])):
             known = self._known.get(name)
             if known is None:
@@ -223,19 +226,14 @@ class _Walk:
             else:
                 place = self._order.index(known) + 1
             if value == int(self.at[0]) + known.length:
-                found = place - 1
-        waits = self._order[found] if self._order else None
-        if waits is None or waits.matches(self.chunk, self.at[:1], self.word[:1]) is not None:
-            return None
-        return found
+                waits = known
+        return None if waits is None else self._order.index(waits)
 
-    def _look_for_all(self) -> bool:
-        """Take the names that are looked for and were in no document so far into the order; whether there were any."""
-        missing = [name for name in self._number if name not in self._known]
-        for name in missing:
+    def _look_for_all(self) -> None:
+        """Take the names that are looked for and were in no document so far into the order."""
+        for name in [name for name in self._number if name not in self._known]:
             self._known[name] = _Name(name, self._number[name])
             self._order.append(self._known[name])
-        return bool(missing)
 
     def _one_by_one(self) -> None:
         """The rest of a few documents: for those with very many fields a step of all is dearer than a loop."""
