@@ -66,7 +66,7 @@ browser:
 	  echo "chromium is not installed: the browser test needs it (apt-get install chromium)"
 
 crash: $(SPARK) ## Kill everything, many times, and count what is lost: make crash KILLS=1000 SEED=1
-	$(BIN)/python -m tests.crash --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.crash --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part $(PART))
 
 bench: $(STAMP) ## Run the benchmarks, or one of them: make bench NAME=path
 	$(BIN)/python -m benchmarks $(NAME)

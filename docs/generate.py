@@ -178,10 +178,12 @@ def _goal(result: dict[str, Any]) -> str:
 
 def crash_results() -> str:
     """What the last `make crash` that was kept has counted."""
-    counted = json.loads((RESULTS / CRASH).read_text())
-    names = [name.replace("_", " ") for name in counted]
-    values = [f"{value:,}" if isinstance(value, int) else str(value) for value in counted.values()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (names, ["---:"] * len(names), values))
+    parts = json.loads((RESULTS / CRASH).read_text())["parts"]
+    names = [name.replace("_", " ") for name in next(iter(parts.values()))]
+    lines = [["", *names], ["---", *["---:"] * len(names)]]
+    for part, counted in parts.items():
+        lines.append([part, *(f"{value:,}" if isinstance(value, int) else str(value) for value in counted.values())])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def fault_points() -> str:

@@ -359,6 +359,9 @@ def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
 def run_cases(matrix: Matrix, cases: Sequence[Case], say: Callable[[str], None]) -> Tally:
     """Run cases one after the other."""
     for number, case in enumerate(cases, start=1):
+        told = len(matrix.tally.problems)
         say(f"{number} of {len(cases)}: {case}")
         matrix.run(case)
+        for problem in matrix.tally.problems[told:]:
+            say(problem)
     return matrix.tally
