@@ -138,10 +138,12 @@ class Matrix:
         passage = start(_folding(deployment, case.engine), case.table, work=case.work, fault=fault)
         passage.join(PATIENCE)
         expected = {-signal.SIGKILL} if case.action == "kill" else {0, FAILED}
+        if case.passed.nth > 1:
+            expected.add(0)  # how often a point is passed depends on the history by now
         if passage.exitcode not in expected:
             self.tally.problems.append(f"{case}: the process ended with {passage.exitcode}, not {expected}")
             passage.kill()
-        self.tally.kills += case.action == "kill"
+        self.tally.kills += case.action == "kill" and passage.exitcode != 0
         self.tally.failures += case.action != "kill"
         if case.work != "repair":
             self._look(deployment, case)
