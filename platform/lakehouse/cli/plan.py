@@ -46,7 +46,12 @@ def plan(tables: tuple[str, ...], as_json: bool) -> None:
 def _document(found: RunPlan) -> dict[str, object]:
     tables = [{**asdict(table), "stops": table.stops} for table in found.tables]
     days = [day.isoformat() for day in found.days]
-    return {"stops": found.stops, "tables": tables, "statistics": {"days": days, "first_build": found.first_build}}
+    return {
+        "stops": found.stops,
+        "problem": found.problem,
+        "tables": tables,
+        "statistics": {"days": days, "first_build": found.first_build},
+    }
 
 
 def _print(found: RunPlan) -> None:

@@ -17,7 +17,7 @@ def spark() -> None:
 def jars() -> None:
     """Bring the pinned jars by Spark's own resolver, once for all deployments of a user, and prove each by its checksum.
 
-    Java then keeps Spark's classes in an archive beside them, so that a session starts in half the time.
+    Java then keeps Spark's classes in an archive beside them, so that a session starts sooner.
 
     A mirror or a proxy is named as Spark knows it: LAKEHOUSE_SPARK__CONF='{"spark.jars.ivySettings": "/path/ivysettings.xml"}'.
     """

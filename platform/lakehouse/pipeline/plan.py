@@ -18,7 +18,7 @@ from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.column_types import landed_types, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import refusal
-from lakehouse.pipeline.statistics import StaleStatistics, stale_statistics
+from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.status import TableStatus, table_status
 from lakehouse.pipeline.windows import due_days, last_extent, upsert_plan
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
@@ -87,17 +87,13 @@ def plan_run(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> 
         tables = [table for of, table in chosen if of.name == source.name]
         try:
             with closing(deployment.reader(source)) as reader:
-                plans += _source_plans(deployment, reader, source, tables)
+                plans += list(_source_plans(deployment, reader, source, tables))
         except LakehouseError as error:
             plans += [TablePlan(f"{source.name}.{table.name}", (Change("stops", str(error)),)) for table in tables]
     try:
         stale = stale_statistics(deployment)
     except LakehouseError as error:
         return RunPlan(tuple(plans), problem=str(error))
-    return _with_statistics(plans, stale)
-
-
-def _with_statistics(plans: Sequence[TablePlan], stale: StaleStatistics) -> RunPlan:
     return RunPlan(tuple(plans), stale.days, stale.first_build)
 
 

@@ -165,10 +165,9 @@ def open_session(settings: Settings) -> SparkSession:
             if settings.is_spark_local:
                 told["spark.driver.extraClassPath"] = class_path(jars)
                 told[OPTIONS] += " " + archive_options(find_archive(java, jars))
+                os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             else:
                 told["spark.jars"] = ",".join(map(str, jars))
-            if settings.is_spark_local:
-                os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
             os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
         for key, value in (told | settings.spark.conf).items():
