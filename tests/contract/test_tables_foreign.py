@@ -11,6 +11,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyiceberg.table.snapshots import Operation
 
+from lakehouse import faults
 from lakehouse.errors import CommitConflict, DamagedData
 from lakehouse.settings import Settings, StoreSettings
 from lakehouse.spec import LogEntry, Table
@@ -153,6 +154,49 @@ def test_of_all_commits_that_were_acknowledged_none_is_lost_whoever_made_them(la
     lead_back(lake.settings, log.table)
     lake.apply(log)
     lake.check(log, EXPECTED)
+
+
+def append_one(lake: Lake) -> None:
+    """A row that another tool appends."""
+    if lake.format == "delta":
+        now = delta(lake.settings)
+        write_deltalake(now, now.to_pyarrow_table().slice(0, 1), mode="append")
+        return
+    table = LakeCatalog(lake.settings, lake.store.url).load(SOURCE, "users")
+    assert table is not None
+    table.append(table.scan().to_arrow().slice(0, 1))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "answer lost"])
+def test_a_commit_is_told_as_it_was_made_also_when_another_tool_commits_right_after_it(
+    lake: Lake, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = filled(lake)
+    first = lake.tables.history(SOURCE, log.table)[-1]
+
+    def interfere(point: str, moment: faults.Moment) -> None:
+        if (point, moment) == (watched, "after"):
+            faults.watch(None)
+            append_one(lake)
+            if lost:
+                raise faults.FaultInjected(point)
+
+    monkeypatch.setattr(faults, "_watch", None)  # taken back at the end, whatever happens
+    watched = "lake.commit"
+    faults.watch(interfere)
+    applied = lake.tables.apply(SOURCE, log.table, log.entries[:2], log.folder)
+    assert applied.state.current.marker.sequence == 2
+    assert applied.state.current in lake.tables.history(SOURCE, log.table)
+    lead_back(lake.settings, log.table)
+    watched = "lake.rollback"
+    faults.watch(interfere)
+    if lost:
+        with pytest.raises(CommitConflict):
+            lake.tables.rollback(SOURCE, log.table, first.version)
+    else:
+        assert lake.tables.rollback(SOURCE, log.table, first.version).current.marker == first.marker
+    with pytest.raises(DamagedData, match="Another tool wrote"):
+        lake.tables.state(SOURCE, log.table)
 
 
 def appended(lake: Lake) -> int:

@@ -30,6 +30,8 @@ from tests.shop import CLICKS, SHOP, SHOP_IN_DELTA
 
 FAILED = 3
 """Exit code of a passage that ended with an error of the platform."""
+MISSED = 4
+"""Exit code of a passage that never came by its fault: how often a point is passed depends on the history."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,36 @@ def points_in(seen: Path) -> Iterator[Passed]:
 
 def _pass(settings: Settings, table: str, work: str, fault: str, seen: Path | None) -> None:
     os.setpgid(0, 0)
+    came: list[tuple[str, str]] = []
     if fault:
-        faults.arm(fault)
+        _arm(fault, came)
     with _seen(seen), suppress(BrokenPipeError):
         try:
             WORK[work](Deployment(settings, (SHOP, SHOP_IN_DELTA, CLICKS)), table)
         except (LakehouseError, faults.FaultInjected) as error:
             print(f"{work} {table} {fault}: {error}", flush=True)
             os._exit(FAILED)
-    os._exit(0)
+    os._exit(MISSED if _is_missed(fault, came) else 0)
+
+
+def _arm(fault: str, came: list[tuple[str, str]]) -> None:
+    """Arm a fault, and write down every point that is passed."""
+    faults.arm(fault)
+    armed = faults._watch
+    assert armed is not None
+
+    def seen(point: str, moment: faults.Moment) -> None:
+        came.append((point, moment))
+        armed(point, moment)
+
+    faults.watch(seen)
+
+
+def _is_missed(fault: str, came: list[tuple[str, str]]) -> bool:
+    if not fault:
+        return False
+    point, moment, _, nth = fault.split(":")
+    return came.count((point, moment)) < int(nth)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -67,11 +68,26 @@ def test_one_holds_the_lock_at_a_time_also_when_the_home_is_removed_meanwhile(tm
         other = threading.Thread(target=second)
         other.start()
         order.append("first out")
-        (home / "services.lock").unlink()
-        home.rmdir()
-    other.join(timeout=10)
+        shutil.rmtree(home.rename(tmp_path / "removed"))
+    other.join(timeout=60)
     assert order == ["first out", "second in"]
     assert (home / "services.lock").exists()
+
+
+def test_a_home_that_is_removed_while_its_lock_is_opened_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, opened, removed = tmp_path / "home", os.open, list[Path]()
+
+    def slow(path: Path, flags: int, mode: int) -> int:
+        if not removed:
+            home.rmdir()
+            removed.append(home)
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr("lakehouse.services.record.os.open", slow)
+    with locked(home):
+        monkeypatch.undo()
+        assert (home / "services.lock").exists()
+    assert removed
 
 
 def test_recorded_addresses_fill_in_what_nobody_gave(tmp_path: Path) -> None:

@@ -115,15 +115,27 @@ def write_private(path: Path, text: str) -> None:
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
     """Be the only one that starts or stops servers of this home; waits for the other."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = home / LOCK_FILE
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except (FileNotFoundError, FileExistsError):
+            if os.path.lexists(home):
+                raise
+            continue  # it was removed again meanwhile
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            if _is_at(descriptor, path):
                 yield
                 return
         finally:
             os.close(descriptor)
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether a path names the file that a descriptor has open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

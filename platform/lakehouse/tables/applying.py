@@ -13,7 +13,7 @@ from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
 from lakehouse.stores import ObjectStore, refuse_late, started
 from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema, field_specs
-from lakehouse.tables.engine import Applied
+from lakehouse.tables.engine import Applied, TableState
 from lakehouse.tables.entries import has_snapshot, needed_entries
 from lakehouse.tables.evolution import evolved_fields, rewrites_text
 from lakehouse.tables.folds import Folded, FoldEngine, FoldTask
@@ -130,11 +130,11 @@ class Apply:
         gone = old if rewrite else folded.changed
         removed = None if self.anew else [file for name in gone for file in old.get(name, ())]
         try:
-            handle = staged.commit(removed=removed, added=folded.files, properties=properties)
+            state = staged.commit(removed=removed, added=folded.files, properties=properties).state()
         except (CommitMoved, CommitUnknown) as error:
-            handle = self._after_failure(folded.files, error)
+            state = self._after_failure(folded.files, error)
         rows = sum(file.footer.num_rows for file in folded.files)
-        return Applied(handle.state(), len(self.pending), partitions, days, rows)
+        return Applied(state, len(self.pending), partitions, days, rows)
 
     def _marker(self, folded: Folded, *, whole: bool) -> Marker:
         total = EMPTY if whole else markers.row_checksum(self.base.marker)
@@ -142,11 +142,11 @@ class Apply:
             total = total + new if whole else total - old + new
         return Marker(self.pending[-1].sequence, total.rows, total.hex)
 
-    def _after_failure(self, stored: Sequence[StoredFile], error: Exception) -> TableHandle:
-        """The table, if the commit went through although its answer did not come; CommitConflict otherwise."""
+    def _after_failure(self, stored: Sequence[StoredFile], error: Exception) -> TableState:
+        """The table as the commit left it, if that went through although its answer did not come; CommitConflict otherwise."""
         handle = self.format.load(self.source, self.table)
-        if handle is not None and handle.committed(self.commit_id):
-            return handle
+        if handle is not None and (version := handle.committed(self.commit_id)) is not None:
+            return handle.state(version)
         if isinstance(error, CommitMoved):
             for file in stored:
                 self.store.delete(file.url.removeprefix(self.store.url + "/"))

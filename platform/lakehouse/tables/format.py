@@ -85,16 +85,16 @@ class TableHandle(Protocol):
         """The latest version with that watermark: all of them hold the same rows. None when none can be read."""
         ...
 
-    def committed(self, commit_id: str) -> bool:
-        """Whether any version that can be read was made by the commit of that id."""
+    def committed(self, commit_id: str) -> int | None:
+        """The version that the commit of that id made; None when none that can be read has it."""
         ...
 
     def history(self) -> list[TableVersion]:
         """The versions that can be read and have a marker, oldest first."""
         ...
 
-    def state(self) -> TableState:
-        """The table as its current version shows it."""
+    def state(self, version: int | None = None) -> TableState:
+        """The table as a version (None: the current one) shows it; DamagedData when another tool made that."""
         ...
 
     def tags(self) -> Mapping[str, int]:
@@ -179,8 +179,11 @@ class TableFormat(Protocol):
         """Begin a commit on a handle (None: one that makes the table) that leaves the table with these columns."""
         ...
 
-    def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> None:
-        """Make an earlier version the current one, marker and all. Raises CommitMoved or CommitUnknown."""
+    def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> TableHandle:
+        """Make an earlier version the current one, marker and all; the table as it is then.
+
+        Raises CommitMoved or CommitUnknown.
+        """
         ...
 
     def tag(self, source: str, table: Table, handle: TableHandle, name: str, version: int | None) -> None:

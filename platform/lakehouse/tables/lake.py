@@ -171,11 +171,12 @@ class Lake:
             return handle.state()
         wanted = handle.marker(target)
         try:
-            self._format(table).rollback(source, table, handle, target)
+            return self._format(table).rollback(source, table, handle, target).state()
         except (CommitMoved, CommitUnknown) as error:
-            if not _stands_at(self._existing(source, table), wanted):
+            found = self._existing(source, table)
+            if not _stands_at(found, wanted):
                 raise conflict(f"rolling {source}.{table.name} back to version {version}", error) from error
-        return self._existing(source, table).state()
+            return found.state()
 
     def _at(self, source: str, table: Table, version: int | None) -> tuple[TableHandle, int, pa.Schema, PartitionScheme]:
         handle = self._existing(source, table)

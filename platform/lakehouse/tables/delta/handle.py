@@ -110,9 +110,9 @@ class DeltaHandle:
                 return version
         return None
 
-    def committed(self, commit_id: str) -> bool:
-        readable = reversed(self._readable)
-        return any(self.log.properties(version).get(markers.COMMIT) == commit_id for version in self.log.fetched([*readable]))
+    def committed(self, commit_id: str) -> int | None:
+        readable = self.log.fetched([*reversed(self._readable)])
+        return next((at for at in readable if self.log.properties(at).get(markers.COMMIT) == commit_id), None)
 
     def history(self) -> list[TableVersion]:
         return [self._told(version) for version in self.log.fetched(self._readable) if self._marker(version) is not None]
@@ -120,10 +120,10 @@ class DeltaHandle:
     def tags(self) -> Mapping[str, int]:
         return {}
 
-    def state(self) -> TableState:
-        actions = self._actions(self.current)
-        sizes = actions.column("size_bytes").to_pylist()
-        return TableState(self._told(self.current), self.schema(self.current), len(sizes), sum(sizes))
+    def state(self, version: int | None = None) -> TableState:
+        at = self.version(version)
+        sizes = self._actions(at).column("size_bytes").to_pylist()
+        return TableState(self._told(at), self.schema(at), len(sizes), sum(sizes))
 
     def files(self, version: int, scheme: PartitionScheme) -> list[DataFile]:
         actions = self._actions(version)

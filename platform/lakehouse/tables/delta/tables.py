@@ -63,7 +63,7 @@ class DeltaTables:
         assert handle is None or isinstance(handle, DeltaHandle)
         return StagedCommit(self, source, table, handle, tuple(fields), scheme)
 
-    def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> None:
+    def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> TableHandle:
         assert isinstance(handle, DeltaHandle)
         scheme = PartitionScheme.of(table.partition, handle.schema(version))
         live, then = ({file.url: file for file in handle.files(at, scheme)} for at in (handle.current, version))
@@ -86,6 +86,7 @@ class DeltaTables:
                 self.write(handle.log, handle.current + 1, "RESTORE", actions, properties)
         except OSError as error:
             raise CommitUnknown(str(error)) from error
+        return self.committed(source, table, handle.current + 1)
 
     def tag(self, source: str, table: Table, handle: TableHandle, name: str, version: int | None) -> None:
         raise Unsupported(

@@ -71,8 +71,9 @@ class IcebergHandle:
         snapshot = snapshot_at_sequence(self.iceberg, sequence)
         return snapshot.snapshot_id if snapshot else None
 
-    def committed(self, commit_id: str) -> bool:
-        return any(properties_of(snapshot).get(markers.COMMIT) == commit_id for snapshot in self.iceberg.metadata.snapshots)
+    def committed(self, commit_id: str) -> int | None:
+        snapshots = self.iceberg.metadata.snapshots
+        return next((at.snapshot_id for at in snapshots if properties_of(at).get(markers.COMMIT) == commit_id), None)
 
     def history(self) -> list[TableVersion]:
         snapshots = sorted(self.iceberg.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
@@ -82,8 +83,9 @@ class IcebergHandle:
             if find_marker(self.iceberg, snapshot)
         ]
 
-    def state(self) -> TableState:
-        return state_of(self._source, self._table, self.iceberg)
+    def state(self, version: int | None = None) -> TableState:
+        snapshot = snapshot_of(self._source, self._table, self.iceberg, version)
+        return state_of(self._source, self._table, self.iceberg, snapshot)
 
     def tags(self) -> Mapping[str, int]:
         refs = self.iceberg.metadata.refs

@@ -58,17 +58,17 @@ class IcebergTables:
         created = self._catalog.creation(source, table.name, schema, new_spec(table.partition, schema), properties)
         return StagedSnapshot(source, table, created, None, scheme)
 
-    def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> None:
+    def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> TableHandle:
         assert isinstance(handle, IcebergHandle)
         with _once(handle), effect("lake.rollback"):
             handle.iceberg.manage_snapshots().set_current_snapshot(snapshot_id=version).commit()
+        return handle
 
     def tag(self, source: str, table: Table, handle: TableHandle, name: str, version: int | None) -> None:
         assert isinstance(handle, IcebergHandle)
-        snapshots = handle.iceberg.manage_snapshots()
-        change = snapshots.remove_tag(name) if version is None else snapshots.create_tag(version, name)
         with _once(handle), effect("lake.tag"):
-            change.commit()
+            snapshots = handle.iceberg.manage_snapshots()
+            (snapshots.remove_tag(name) if version is None else snapshots.create_tag(version, name)).commit()
 
     def restore(self, source: str, table: Table) -> str | None:
         return restore_metadata(self._catalog, self._store, source, table.name)

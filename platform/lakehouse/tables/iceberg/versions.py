@@ -89,10 +89,8 @@ def version_of(source: str, table: Table, handle: IcebergTable, snapshot: Snapsh
     )
 
 
-def state_of(source: str, table: Table, handle: IcebergTable) -> TableState:
-    """The table as its current snapshot shows it."""
-    snapshot = handle.current_snapshot()
-    assert snapshot is not None
+def state_of(source: str, table: Table, handle: IcebergTable, snapshot: Snapshot) -> TableState:
+    """The table as a snapshot shows it."""
     properties = properties_of(snapshot)
     return TableState(
         current=version_of(source, table, handle, snapshot),
