@@ -149,6 +149,41 @@ def test_a_list_widens_with_its_element(lake: Lake) -> None:
     lake.check(log, [item(1, sizes=[1, None]), item(2, sizes=[]), item(3, sizes=[2**40])])
 
 
+def test_structs_get_new_fields_and_wider_ones_at_any_depth_and_what_was_there_is_null_in_them(lake: Lake) -> None:
+    nested = {"place": "struct<x:int32,deep:struct<tags:list<string>>>", "parts": "list<struct<n:float32>>"}
+    log = lake.log(ITEMS, {**FIELDS, **nested}, ("id",))
+    old = [
+        item(1, place={"x": 1, "deep": {"tags": ["a", None]}}, parts=[{"n": 0.1}, None, {"n": None}]),
+        item(2, place={"x": None, "deep": None}, parts=[]),
+        item(3, place=None, parts=None),
+    ]
+    log.write("upsert", old)
+    lake.apply(log)
+    before = {row["id"]: row for row in lake.rows(ITEMS)}
+    log.fields |= {
+        "place": "struct<x:int64,deep:struct<tags:list<string>,more:json>,name:string>",
+        "parts": "list<struct<n:float32,at:timestamp,inner:list<struct<y:date>>>>",
+    }
+    new = item(
+        2,
+        2,
+        place={"x": 2**40, "deep": {"tags": None, "more": "[]"}, "name": "b"},
+        parts=[{"n": 0.5, "at": day(2), "inner": [{"y": date(2026, 1, 1)}, None]}, None],
+    )
+    log.write("upsert", [new])
+    lake.apply(log)
+    first = before[1]
+    first["place"] = {"x": 1, "deep": {"tags": ["a", None], "more": None}, "name": None}
+    first["parts"] = [part and {**part, "at": None, "inner": None} for part in first["parts"]]
+    lake.check(log, [first, new, old[2]])
+    assert {f.name: declared_type(f) for f in lake.state(ITEMS).schema} == log.fields
+    log.fields |= nested
+    log.write("upsert", [item(3, 3, place={"x": 7, "deep": None}, parts=[{"n": 1.5}])])
+    lake.apply(log)
+    third = item(3, 3, place={"x": 7, "deep": None, "name": None}, parts=[{"n": 1.5, "at": None, "inner": None}])
+    lake.check(log, [first, new, third])
+
+
 def test_a_narrower_batch_is_read_as_the_tables_type(lake: Lake) -> None:
     log = lake.log(ITEMS, {**FIELDS, "id": "int64"}, ("id",))
     log.write("upsert", [item(2**40)])

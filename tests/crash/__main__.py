@@ -18,7 +18,7 @@ import psycopg
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import SourceSettings
-from tests.crash.matrix import Matrix, both_formats, chosen, distinct, run_cases
+from tests.crash.matrix import SPARK_ROWS, Matrix, both_formats, chosen, distinct, run_cases
 from tests.crash.soak import UNTIL, Soak
 from tests.crash.tally import Tally, table
 from tests.deployments import CHECKOUT, SMALL, demo_project
@@ -57,8 +57,14 @@ def fault_points(seed: int, *, short: bool) -> Tally:
     with shop() as opened, tempfile.TemporaryDirectory(prefix="lh-crash-") as scratch:
         opened.run()
         matrix = Matrix(opened, Path(scratch))
-        cases = matrix.all_cases()
-        return run_cases(matrix, (chosen(cases, seed) if short else distinct(cases)) + distinct(matrix.spark_cases()), say)
+        rows = matrix.rows()
+        if short:
+            run_cases(matrix, chosen([case for row in rows for case in matrix.cases(row)], seed), say)
+            rows = []
+        for row in [*rows, *SPARK_ROWS]:
+            matrix.renew()
+            run_cases(matrix, distinct(matrix.cases(row)), say)
+        return matrix.tally
 
 
 def soak(kills: int, seed: int) -> Tally:

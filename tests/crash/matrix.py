@@ -12,7 +12,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +40,6 @@ TABLES = (
     "clicks.clicks",
 )
 ONE_OF_EACH_FORMAT = ("shop.orders", "shop_delta.customers")
-TABLES_OF_SPARK = ("shop.customers", "shop_delta.orders")
 Engine = Literal["embedded", "spark"]
 PATIENCE = 120
 BROKEN = b"{"
@@ -87,6 +86,19 @@ class Case:
         return STATES[self.state]
 
 
+@dataclass(frozen=True)
+class Row:
+    """The cases of one table in one state, and who folds."""
+
+    table: str
+    state: str
+    engine: Engine = "embedded"
+
+
+SPARK_ROWS = (Row("shop.customers", LATER, "spark"), Row("shop_delta.orders", LATER, "spark"))
+"""Spark's driver dies or fails: for one table of each format."""
+
+
 @dataclass
 class Matrix:
     """Crash cases over one shop. scratch: a folder for notes of the processes."""
@@ -96,39 +108,38 @@ class Matrix:
     tally: Tally = field(default_factory=lambda: Tally("fault points"))
     _changes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def all_cases(self) -> list[Case]:
-        """A table's way, for all tables; what else is done to one is the same in every mode, and taken for one of each format.
+    def __post_init__(self) -> None:
+        self._settings = self.shop.deployment.settings
 
-        So are the commit before a checkpoint and the checkpoint, the only points that a table comes by in another way then.
+    def rows(self, states: Collection[str] = STATES, tables: Sequence[str] = TABLES) -> list[Row]:
+        """A table's way, for all tables; what else is done to one is the same in every mode, and taken for one of each format."""
+        pairs = itertools.product(tables, sorted(states))
+        return [Row(table, state) for table, state in pairs if self._has(table, state)]
+
+    def cases(self, row: Row, actions: Sequence[str] = ("kill", "error")) -> list[Case]:
+        """All cases of a row, from what an undisturbed passage of its table goes by.
+
+        When a checkpoint is due, only it and the commit before it are ones that a table does not come by otherwise.
+        Of Spark's driver, those of the lake: the others know nothing of engines.
         """
-        others = self.cases(sorted(STATES.keys() - {FRESH, LATER}), tables=ONE_OF_EACH_FORMAT)
-        at_a_checkpoint = ("lake.commit", "lake.checkpoint")
-        return self.cases([FRESH, LATER]) + [case for case in others if case.state != DUE or case.passed.point in at_a_checkpoint]
+        deployment = self._prepared(row.table, row.state)
+        seen = self.scratch / f"{row.table}-{row.state}-{row.engine}"
+        passage = start(_folding(deployment, row.engine), row.table, work=STATES[row.state], seen=seen)
+        passage.join(PATIENCE)
+        assert passage.exitcode == 0, (row, passage.exitcode)
+        self._end(deployment, row.state)
+        points = [passed for passed in points_in(seen) if row.engine != "spark" or passed.point.startswith("lake.")]
+        if row.state == DUE:
+            points = [passed for passed in points if passed.point in ("lake.commit", "lake.checkpoint")]
+        return [Case(row.table, row.state, passed, action, row.engine) for passed in points for action in actions]
 
-    def spark_cases(self, tables: Sequence[str] = TABLES_OF_SPARK) -> list[Case]:
-        """Cases in which Spark folds, and its driver dies or fails at a point of the lake; the others know nothing of engines."""
-        return [case for case in self.cases([LATER], tables=tables, engine="spark") if case.passed.point.startswith("lake.")]
-
-    def cases(
-        self,
-        states: Collection[str],
-        actions: Sequence[str] = ("kill", "error"),
-        tables: Sequence[str] = TABLES,
-        engine: Engine = "embedded",
-    ) -> list[Case]:
-        """All cases of these states, from what an undisturbed passage of each table goes by."""
-        found = []
-        for table, state in itertools.product(tables, states):
-            if ONLY.get(state, self._declared(table).format) != self._declared(table).format:
-                continue
-            deployment = self._prepared(table, state)
-            seen = self.scratch / f"{table}-{state}-{engine}"
-            passage = start(_folding(deployment, engine), table, work=STATES[state], seen=seen)
-            passage.join(PATIENCE)
-            assert passage.exitcode == 0, (table, state, passage.exitcode)
-            found += [Case(table, state, passed, action, engine) for passed in points_in(seen) for action in actions]
-            self._end(deployment, state)
-        return found
+    def renew(self) -> None:
+        """Go on in an empty deployment of the same sources: a history that only grows makes every case slower than the last."""
+        before = self.shop.deployment
+        self.shop.deployment = self._fresh()
+        self.shop.run()
+        if before.settings is not self._settings:
+            before.warehouse.query(f"drop database `{before.settings.warehouse.database}`")
 
     def run(self, case: Case) -> None:
         """One case; what is wrong is written into the tally."""
@@ -223,8 +234,12 @@ class Matrix:
             deployment.store.put(f"{deployment.log(source, declared).folder}/dead-0.parquet", b"12345")
         return deployment
 
-    def _declared(self, table: str) -> Table:
-        return self.shop.deployment.select([table])[0][1]
+    def _has(self, table: str, state: str) -> bool:
+        """Whether a table can be in a state, and tells something there that others do not."""
+        declared = self.shop.deployment.select([table])[0][1]
+        if state not in (FRESH, LATER) and table not in ONE_OF_EACH_FORMAT:
+            return False
+        return ONLY.get(state, declared.format) == declared.format
 
     def _end(self, deployment: Deployment, state: str) -> None:
         """Remove what only this case needed. A table that somebody had put there must still be somewhere."""
@@ -242,7 +257,7 @@ class Matrix:
 
     def _fresh(self) -> Deployment:
         """The same sources, with an empty store, lake and warehouse."""
-        settings, name = self.shop.deployment.settings, fresh_name()
+        settings, name = self._settings, fresh_name()
         own = settings.model_copy(
             update={
                 "store": settings.store.model_copy(update={"url": f"{settings.store.url}/{name}"}),
@@ -359,11 +374,11 @@ def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
     return [dice.choice(group) for group in groups.values()]
 
 
-def run_cases(matrix: Matrix, cases: Sequence[Case], say: Callable[[str], None]) -> Tally:
+def run_cases(matrix: Matrix, cases: Iterable[Case], say: Callable[[str], None]) -> Tally:
     """Run cases one after the other."""
     for number, case in enumerate(cases, start=1):
         told = len(matrix.tally.problems)
-        say(f"{number} of {len(cases)}: {case}")
+        say(f"{number}: {case}")
         matrix.run(case)
         for problem in matrix.tally.problems[told:]:
             say(problem)

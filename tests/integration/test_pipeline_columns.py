@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 from lakehouse.errors import SchemaChanged, SourceMismatch
+from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import DayRange
 from tests.shop import Shop, assert_equal, day
 
@@ -35,6 +39,26 @@ def test_a_run_for_one_day_reads_the_closed_days_before_it_again_that_lack_a_col
     shop.run()
     shop.sql("alter table orders add column channel text default 'web'")
     assert shop.run(DayRange(day(2), day(2)))["orders"].days == (day(1), day(2))
+
+
+def test_fields_that_a_struct_gets_arrive_with_their_values_in_old_documents_too(shop: Shop) -> None:
+    shop.run()
+    declare_device(
+        shop, "struct<os: string, sizes: list<int64>, undeclared: int32, seen: list<struct<at:timestamp, n:int64, x:json>>>"
+    )
+    assert_equal(shop)
+    results = shop.run()
+    assert results["clicks"].notes[0].startswith("new in the source: device.seen.x, device.undeclared;")
+    assert results["clicks"].days == (day(1), day(2))
+    assert_equal(shop)
+    found = [json.loads(row["device"]) for row in shop.published("clicks__clicks") if row["device"] is not None]
+    assert sorted(device["undeclared"] for device in found) == sorted([*range(1, 30)] * 2)
+    declare_device(shop, "struct<undeclared: int32>")
+    shop.run()
+    assert all(report.equal for report in shop.verify(deep=True).values())
+    found = [json.loads(row["device"]) for row in shop.published("clicks__clicks") if row["device"] is not None]
+    assert {device["os"] for device in found} == {None}, "both days are open still: a field that is gone is null in them"
+    assert sorted(device["undeclared"] for device in found) == sorted([*range(1, 30)] * 2)
 
 
 def test_a_column_that_the_source_dropped_keeps_its_old_values(shop: Shop) -> None:
@@ -88,3 +112,12 @@ def test_a_raw_log_whose_files_are_gone_is_a_difference(shop: Shop) -> None:
     assert not report.equal
     assert "the raw log is empty" in next(copy.problem for copy in report.copies if copy.copy == "raw")
     assert shop.verify()["shop.orders"].equal
+
+
+def declare_device(shop: Shop, declared: str) -> None:
+    """Go on with another declaration of the clicks' device."""
+    *others, clicks = shop.deployment.sources
+    (table,) = clicks.tables
+    columns = tuple(replace(column, type=declared) if column.name == "device" else column for column in table.columns)
+    changed = replace(clicks, tables=(replace(table, columns=columns),))
+    shop.deployment = Deployment(shop.deployment.settings, (*others, changed))

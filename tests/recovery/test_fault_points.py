@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.matrix import FRESH, LATER, Case, Matrix, both_formats, chosen, run_cases
+from tests.crash.matrix import LATER, Case, Matrix, both_formats, chosen, run_cases
 from tests.shop import Shop
 from tests.unit.test_faults import points_in_the_code
 
@@ -30,7 +30,7 @@ def matrix(shop: Shop, tmp_path: Path) -> Iterator[Matrix]:
 
 @pytest.mark.timeout(1200)
 def test_after_a_fault_at_any_point_the_next_run_loses_and_doubles_nothing(matrix: Matrix) -> None:
-    cases = matrix.all_cases()
+    cases = [case for row in matrix.rows() for case in matrix.cases(row)]
     passed = {case.passed.point for case in cases}
     assert passed | AT_A_RUN == points_in_the_code()
     run_cases(matrix, chosen(cases, SEED), print)
@@ -41,8 +41,8 @@ def test_after_a_fault_at_any_point_the_next_run_loses_and_doubles_nothing(matri
 def test_a_process_that_is_overtaken_or_rolled_back_at_any_point_loses_and_doubles_nothing(matrix: Matrix) -> None:
     dice = random.Random(SEED)
     points: dict[str, list[Case]] = {}
-    for case in matrix.cases((FRESH, LATER), ["hang"]):
-        if case.state == LATER and case.passed.moment == "before" and case.passed.point != "warehouse.database":
+    for case in (case for row in matrix.rows([LATER]) for case in matrix.cases(row, ["hang"])):
+        if case.passed.moment == "before" and case.passed.point != "warehouse.database":
             points.setdefault(case.passed.point, []).append(case)
     for found in points.values():
         matrix.overlap(dice.choice(found), matrix.another)

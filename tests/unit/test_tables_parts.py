@@ -168,12 +168,30 @@ def test_a_marker_survives_its_properties_and_long_lists_of_partitions_are_left_
         ("list<int32>", "int32", None),
         ("list<int32>", "list<string>", None),
         ("bool", "int32", None),
+        ("struct<a:int32>", "struct<a:int64>", "struct<a:int64>"),
+        ("list<struct<a:list<json>>>", "list<struct<a:list<string>>>", "list<struct<a:list<string>>>"),
+        ("struct<a:int32>", "struct<a:string>", None),
+        ("struct<a:struct<b:date>>", "struct<a:struct<b:timestamp>>", None),
+        ("struct<a:int32>", "int32", None),
     ],
 )
 def test_types_widen_one_way_and_no_other(one: str, other: str, wider: str | None) -> None:
     assert wider_type(one, other) == wider
     assert wider_type(other, one) == wider
     assert wider_type(one, one) == one
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wider"),
+    [
+        ("struct<a:int32>", "struct<b:json,a:int64>", "struct<a:int64,b:json>"),
+        ("struct<a:int32,b:json>", "struct<b:string>", "struct<a:int32,b:string>"),
+        ("list<struct<a:struct<x:bool>>>", "list<struct<a:struct<y:list<date>>>>", "list<struct<a:struct<x:bool,y:list<date>>>>"),
+        ("struct<a: decimal(9, 2), b: json>", "struct<a:decimal(12,2)>", "struct<a:decimal(12,2),b:json>"),
+    ],
+)
+def test_a_struct_gets_the_fields_that_it_lacks_behind_its_own(one: str, other: str, wider: str) -> None:
+    assert wider_type(one, other) == wider
 
 
 def lake_settings(tmp_path: Path, **more: Any) -> Settings:

@@ -17,7 +17,7 @@ from lakehouse.orchestration.dead_runs import PROCESS, ending_dead_runs, this_pr
 from lakehouse.orchestration.keys import FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
 from lakehouse.orchestration.storage import hold_on, storage
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.windows import DayRange, due_days, last_extent
+from lakehouse.pipeline.windows import DayRange, columns_of, due_days, last_extent
 from lakehouse.spec import Source, Table
 
 _OURS = re.compile(r"^lakehouse\.errors\.\w+: ")
@@ -47,7 +47,7 @@ def pending_days(deployment: Deployment, chosen: Sequence[tuple[Source, Table]],
         with closing(deployment.reader(source)) as reader, reader.snapshot() as snapshot:
             for table in tables:
                 assert table.event_time is not None
-                entries, columns = deployment.log(source, table).entries(), reader.schema(table).names
+                entries, columns = deployment.log(source, table).entries(), columns_of(reader.schema(table))
                 extent = snapshot.extent(table, table.event_time, last_extent(entries))
                 if extent is not None:
                     days.update(due_days(table, entries, extent, snapshot.position, None, full=full, columns=columns))

@@ -12,7 +12,7 @@ import pyarrow as pa
 from lakehouse.errors import SchemaChanged
 from lakehouse.spec import LogEntry, Table
 from lakehouse.spec.types import declared_type
-from lakehouse.tables.evolution import wider_type
+from lakehouse.tables.evolution import FOLLOWED, wider_type
 
 
 def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry], schema: pa.Schema) -> None:
@@ -24,7 +24,7 @@ def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry],
             raise SchemaChanged(
                 f"reading {source}.{table.name}: column {field.name!r} changed its type",
                 value=f"{found} in the source, {known} in what was landed before",
-                allowed="int32 to int64, float32 to float64, json to string, a decimal to more digits of the same scale",
+                allowed=FOLLOWED,
                 remedy=f"Change the column back to {known} in the source, or let `relation` name a view that casts it, or "
                 f"declare the table under another name (relation={table.relation or table.name!r}). Nothing was landed.",
             )

@@ -19,10 +19,11 @@ from lakehouse.pipeline.column_types import landed_types, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing, Looking, SomethingNew
 from lakehouse.pipeline.sweep import SweepBase, sweep_base, sweep_deleted
-from lakehouse.pipeline.windows import DayRange, due_days, extent_detail, is_closed, last_extent, upsert_plan
+from lakehouse.pipeline.windows import DayRange, columns_of, due_days, extent_detail, is_closed, last_extent, upsert_plan
 from lakehouse.rows.privacy import check_privacy
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Position, Source, Table, Window
+from lakehouse.spec.types import field_paths
 
 READERS = 2
 """Tables of one source that are read at once: gentle on the application's database, enough for two cores."""
@@ -202,9 +203,11 @@ def _extract_table(
 
 
 def _note_new_columns(landing: Landing) -> None:
-    new = set(landing.schema.names) - set(landed_types(landing.entries))
+    landed = {path for name, type_ in landed_types(landing.entries).items() for path in field_paths(name, type_)}
+    new = columns_of(landing.schema) - landed
     if landing.entries and new:
-        landing.note(f"new in the source: {', '.join(sorted(new))}; rows that were landed without are read again")
+        names = ", ".join(sorted(".".join(path) for path in new if path[:-1] not in new))
+        landing.note(f"new in the source: {names}; rows that were landed without are read again")
 
 
 def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | None, full: bool) -> tuple[date, ...]:
@@ -213,7 +216,7 @@ def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | N
     if extent is None:
         landing.note("the source has no rows")
         return ()
-    columns = landing.schema.names
+    columns = columns_of(landing.schema)
     due = due_days(landing.table, landing.entries, extent, snapshot.position, days, full=full, columns=columns)
     for day in landing.in_order(due):
         window = Window.of_day(day)
@@ -236,7 +239,7 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
     if extent is None:
         landing.note("the source has no rows")
         return
-    columns = landing.schema.names
+    columns = columns_of(landing.schema)
     plan = upsert_plan(landing.table, landing.entries, extent, snapshot.position, full=full, columns=columns)
     if plan.fresh is not None:
         landing.expect_rows()

@@ -20,7 +20,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import refusal
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.status import TableStatus, table_status
-from lakehouse.pipeline.windows import due_days, last_extent, upsert_plan
+from lakehouse.pipeline.windows import columns_of, due_days, last_extent, upsert_plan
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Source, Table
 from lakehouse.spec.types import declared_type
@@ -192,12 +192,12 @@ def _windows(snapshot: SourceSnapshot, table: Table, entries: Sequence[LogEntry]
     if extent is None:
         found.add("read", "the source has no rows")
     elif table.mode == "append":
-        days = due_days(table, entries, extent, snapshot.position, None, full=False, columns=schema.names)
+        days = due_days(table, entries, extent, snapshot.position, None, full=False, columns=columns_of(schema))
         if days:
             span = f"{days[0]}" if len(days) == 1 else f"{len(days)} days, {days[0]} to {days[-1]}"
             found.add("read", f"{span} by {column}, each landed if it differs")
     else:
-        plan = upsert_plan(table, entries, extent, snapshot.position, full=False, columns=schema.names)
+        plan = upsert_plan(table, entries, extent, snapshot.position, full=False, columns=columns_of(schema))
         if plan.whole.low is None:
             found.add("read", f"all rows up to {column} {plan.whole.high:%Y-%m-%d %H:%M:%S}")
         else:

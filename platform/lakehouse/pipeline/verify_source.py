@@ -25,6 +25,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from lakehouse.pipeline.column_types import landed_types
 from lakehouse.pipeline.verify_copies import NOTHING
 from lakehouse.pipeline.verify_raw import Digested
 from lakehouse.pipeline.verify_record import Parts
@@ -35,6 +36,7 @@ from lakehouse.rows.digest import row_digests
 from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.partition import PARTITION, encoded_partitions
 from lakehouse.spec import LogEntry, RowChecksum, Table
+from lakehouse.spec.types import arrow_type, declared_type, field_paths
 
 
 @dataclass
@@ -62,9 +64,9 @@ class SourceComparison:
         self._entries = entries
         self._pending = _pending_sql(table, entries)
         whole = [entry.manifest for entry in entries if entry.manifest.kind != "delete"]
-        self._landed = {column.name for manifest in whole for column in manifest.fields}
+        self._landed = {name: arrow_type(type_) for name, type_ in landed_types(entries).items()}
         self._schema = schema_of(whole[-1])
-        self._shared = self._landed
+        self._shared = set(self._landed)
 
     def anew(self) -> SourceComparison:
         """A comparison that has found nothing yet."""
@@ -82,16 +84,18 @@ class SourceComparison:
         self._load("source_digests", self._digested(batches))
 
     def _digested(self, batches: Iterator[pa.RecordBatch]) -> Iterator[Digested]:
-        self._shared = self._landed
+        self._shared = set(self._landed)
         for batch in batches:
-            names = set(batch.schema.names)
-            self._shared = names & self._landed
-            self.found.whole = self.found.whole and names == self._landed
+            landed = self._landed
+            known = [f.with_type(_without_new(f.type, landed[f.name])) for f in batch.schema if f.name in landed]
+            shared = [field for field in known if _paths(field.type) == _paths(landed[field.name])]
+            self._shared = {field.name for field in shared}
+            self.found.whole = self.found.whole and shared == [*batch.schema] and len(shared) == len(landed)
             self.found.read += batch.num_rows
-            yield batch, row_digests(batch, _part(batch.schema, self._shared))
+            yield batch, row_digests(_as_fields(batch, shared), pa.schema(shared))
 
     def load_raw(self, rows: Iterator[Digested]) -> None:
-        """The rows of raw of the same stretch, compared by the columns that both sides have."""
+        """The rows of raw of the same stretch, compared by the columns that both sides have, with the same fields in structs."""
 
         def shared() -> Iterator[Digested]:
             for batch, digests in rows:
@@ -147,6 +151,26 @@ class SourceComparison:
         chosen = f"{key}, {moment} as moment, {PARTITION}, {DIGEST} as digest"
         with incoming(connection, "incoming_rows", prepared(), whole):
             connection.execute(f"create or replace temp table {name} as select {chosen} from incoming_rows")
+
+
+def _without_new(type_: pa.DataType, landed: pa.DataType) -> pa.DataType:
+    """A type of the source without the fields of structs that were never landed."""
+    if pa.types.is_list(type_) and pa.types.is_list(landed):
+        return pa.list_(type_.value_field.with_type(_without_new(type_.value_type, landed.value_type)))
+    if pa.types.is_struct(type_) and pa.types.is_struct(landed):
+        known = {field.name: field.type for field in landed}
+        return pa.struct([f.with_type(_without_new(f.type, known[f.name])) for f in type_ if f.name in known])
+    return type_
+
+
+def _paths(type_: pa.DataType) -> set[tuple[str, ...]]:
+    return set(field_paths("", declared_type(pa.field("", type_))))
+
+
+def _as_fields(batch: pa.RecordBatch, fields: Sequence[pa.Field]) -> pa.RecordBatch:
+    columns = [(batch.column(field.name), field) for field in fields]
+    arrays = [column if column.type == field.type else column.cast(field.type) for column, field in columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)) if arrays else batch
 
 
 def _part(schema: pa.Schema, names: Collection[str]) -> pa.Schema:

@@ -6,10 +6,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+import pyarrow as pa
+
 from lakehouse.errors import WrongUse
 from lakehouse.spec import LogEntry, Manifest, Position, Table, Window
+from lakehouse.spec.types import declared_type, field_paths
 
 Extent = tuple[datetime, datetime]
+ColumnPath = tuple[str, ...]
+"""A column, or a field of a struct in it; see `field_paths`."""
 _TICK = timedelta(microseconds=1)
 
 
@@ -90,7 +95,7 @@ def is_closed(table: Table, day: date, extent: Extent, position: Position) -> bo
     return min(position.bound, extent[1]) >= end + table.lookback
 
 
-def closed_days(entries: Sequence[LogEntry], columns: Collection[str] = ()) -> dict[date, bool]:
+def closed_days(entries: Sequence[LogEntry], columns: Collection[ColumnPath] = ()) -> dict[date, bool]:
     """Each landed day of an `append` table, with whether its last entry closed it.
 
     columns: those of the source now; a day that was landed without one of them is open again, whatever its entry says.
@@ -103,9 +108,14 @@ def closed_days(entries: Sequence[LogEntry], columns: Collection[str] = ()) -> d
     return days
 
 
-def lacks_columns(manifest: Manifest, columns: Collection[str]) -> bool:
-    """Whether the source has columns by now that the batch was read without."""
-    return not {field.name for field in manifest.fields}.issuperset(columns)
+def columns_of(schema: pa.Schema) -> frozenset[ColumnPath]:
+    """The columns of a schema, and the fields of structs in them."""
+    return frozenset(path for field in schema for path in field_paths(field.name, declared_type(field)))
+
+
+def lacks_columns(manifest: Manifest, columns: Collection[ColumnPath]) -> bool:
+    """Whether the source has columns by now, or fields of structs, that the batch was read without."""
+    return not {path for field in manifest.fields for path in field_paths(field.name, field.type)}.issuperset(columns)
 
 
 def due_days(
@@ -116,7 +126,7 @@ def due_days(
     days: DayRange | None,
     *,
     full: bool,
-    columns: Collection[str] = (),
+    columns: Collection[ColumnPath] = (),
 ) -> tuple[date, ...]:
     """The days of an `append` table to read, in order.
 
@@ -145,7 +155,7 @@ def upsert_plan(
     position: Position,
     *,
     full: bool,
-    columns: Collection[str] = (),
+    columns: Collection[ColumnPath] = (),
 ) -> UpsertPlan:
     """The windows of the cursor to read; the upper end is the bound, or just above the newest row if that is older.
 

@@ -28,7 +28,7 @@ def nested_text(values: pa.Array) -> pa.Array:
 
 
 def from_nested_text(values: pa.Array, type_: pa.DataType) -> pa.Array:
-    """The values of the nested type that `nested_text` wrote; text or its bytes."""
+    """The values of the nested type that `nested_text` wrote; text or its bytes. A field that the type got since is null."""
     read = _reader(type_)
     return pa.array([None if text is None else read(json.loads(text)) for text in values.to_pylist()], type_)
 
@@ -44,7 +44,7 @@ def _reader(type_: pa.DataType) -> Convert:
 def _converter(type_: pa.DataType, inner: Callable[[pa.DataType], Convert], leaves: dict[str, Convert]) -> Convert:
     if pa.types.is_struct(type_):
         fields = [(field.name, _or_none(inner(field.type))) for field in type_]
-        return lambda value: {name: convert(value[name]) for name, convert in fields}
+        return lambda value: {name: convert(value.get(name)) for name, convert in fields}
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         element = _or_none(inner(type_.value_type))
         return lambda value: [element(item) for item in value]

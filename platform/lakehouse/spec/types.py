@@ -9,6 +9,7 @@ metadata key `lakehouse.type`, so that `json` is told from `string`, and its des
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pyarrow as pa
 
@@ -57,6 +58,15 @@ def struct_fields(declared: str) -> tuple[tuple[str, str], ...] | None:
             )
         fields.append((match[1], match[2].strip()))
     return tuple(fields)
+
+
+def field_paths(name: str, declared: str) -> Iterator[tuple[str, ...]]:
+    """The path of a column, and those of all fields of structs inside of it; a list's element has none of its own."""
+    yield (name,)
+    while (element := list_element(declared)) is not None:
+        declared = element
+    for field, inner in struct_fields(declared) or ():
+        yield from ((name, *path) for path in field_paths(field, inner))
 
 
 def _split(text: str) -> list[str]:

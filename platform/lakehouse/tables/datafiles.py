@@ -246,5 +246,12 @@ def _encoded(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     present = set(batch.schema.names)
     if not schema.names:
         return batch
-    arrays = [batch.column(field.name) if field.name in present else pa.nulls(batch.num_rows, field.type) for field in schema]
+    arrays = []
+    for field in schema:
+        if field.name not in present:
+            arrays.append(pa.nulls(batch.num_rows, field.type))
+        elif pa.types.is_nested(field.type):
+            arrays.append(batch.column(field.name).cast(field.type))
+        else:
+            arrays.append(batch.column(field.name))
     return pa.RecordBatch.from_arrays(arrays, names=schema.names)

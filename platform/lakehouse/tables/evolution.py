@@ -1,26 +1,36 @@
 """How a table's columns follow its batches: the same rules for every format, without I/O.
 
-New columns appear. `int32` widens to `int64`, `float32` to `float64`, `json` to `string`, a decimal to more digits of the same
-scale, a list with its element. A column that a batch lacks, or brings with nulls, may be null from then on. A batch with a
-narrower type than the table's is read as the wider one. Anything else is SchemaChanged.
+New columns appear, and new fields of structs. `int32` widens to `int64`, `float32` to `float64`, `json` to `string`, a decimal to
+more digits of the same scale, a list with its element, a struct with its fields. A column that a batch lacks, or brings with
+nulls, may be null from then on. A batch with a narrower type than the table's is read as the wider one. Anything else is
+SchemaChanged.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lakehouse.errors import SchemaChanged, SourceMismatch, WrongUse
 from lakehouse.spec import FieldSpec, Manifest, Table
+from lakehouse.spec.types import list_element, struct_fields
 
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
-_LIST = re.compile(r"list<(.+)>")
 _WIDER = {("int32", "int64"), ("float32", "float64"), ("json", "string")}
+
+FOLLOWED = (
+    "int32 to int64, float32 to float64, json to string, a decimal to more digits of the same scale, these inside of lists "
+    "and structs, and new fields of a struct"
+)
+"""What a table's columns follow, in words."""
 
 
 def wider_type(one: str, other: str) -> str | None:
-    """The declared type that holds every value of both exactly and that a table can follow to, or None."""
+    """The declared type that holds every value of both exactly and that a table can follow to, or None.
+
+    Of structs that have every field of either, those of `one` first.
+    """
     if one == other or (other, one) in _WIDER:
         return one
     if (one, other) in _WIDER:
@@ -28,11 +38,20 @@ def wider_type(one: str, other: str) -> str | None:
     decimals = _DECIMAL.fullmatch(one), _DECIMAL.fullmatch(other)
     if decimals[0] and decimals[1] and decimals[0][2] == decimals[1][2]:
         return max(one, other, key=lambda text: int(_DECIMAL.sub(r"\1", text)))
-    lists = _LIST.fullmatch(one), _LIST.fullmatch(other)
-    if lists[0] and lists[1]:
-        element = wider_type(lists[0][1], lists[1][1])
+    elements = list_element(one), list_element(other)
+    if elements[0] is not None and elements[1] is not None:
+        element = wider_type(elements[0], elements[1])
         return None if element is None else f"list<{element}>"
+    structs = struct_fields(one), struct_fields(other)
+    if structs[0] is not None and structs[1] is not None:
+        return _wider_struct(dict(structs[0]), dict(structs[1]))
     return None
+
+
+def _wider_struct(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
+    fields = {name: wider_type(one.get(name, type_), other.get(name, type_)) for name, type_ in {**other, **one}.items()}
+    found = [f"{name}:{fields[name]}" for name in dict.fromkeys((*one, *other))]
+    return None if None in fields.values() else f"struct<{','.join(found)}>"
 
 
 def evolved_fields(
@@ -83,7 +102,7 @@ def _followed(source: str, table: Table, manifest: Manifest, known: FieldSpec, f
         raise SchemaChanged(
             f"applying batch {manifest.batch_id} to {source}.{table.name}: column {field.name!r} changed its type",
             value=f"{field.type} in the batch, {known.type} in the table",
-            allowed="int32 to int64, float32 to float64, json to string, a decimal to more digits of the same scale",
+            allowed=FOLLOWED,
             remedy=f"Cast the column back to {known.type} in the source, declare it as {known.type} or string, or declare "
             f"another table of the same relation= beside {source}.{table.name}: it is built anew with the new type.",
         )

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Transaction
+from pyiceberg.table.update.schema import UpdateSchema
 from pyiceberg.transforms import BucketTransform, DayTransform, IdentityTransform, MonthTransform, Transform
 from pyiceberg.types import (
     BinaryType,
@@ -166,12 +167,7 @@ def stage_evolution(transaction: Transaction, old: Sequence[FieldSpec], new: Seq
             if known is None:
                 update.add_column(field.name, iceberg_type(field.type), doc=field.doc or None)
                 continue
-            if iceberg_type(known.type) != iceberg_type(field.type):
-                path: tuple[str, ...] = (field.name,)
-                old_type, new_type = known.type, field.type
-                while new_type.startswith("list<"):
-                    path, old_type, new_type = (*path, "element"), old_type[5:-1], new_type[5:-1]
-                update.update_column(path, iceberg_type(new_type))
+            _stage_type(update, (field.name,), known.type, field.type)
             if field.doc != known.doc:
                 update.update_column(field.name, doc=field.doc)
             if field.nullable and not known.nullable:
@@ -181,6 +177,24 @@ def stage_evolution(transaction: Transaction, old: Sequence[FieldSpec], new: Seq
         transaction.set_properties(added)
     if gone := had.keys() - wanted.keys():
         transaction.remove_properties(*gone)
+
+
+def _stage_type(update: UpdateSchema, path: tuple[str, ...], old: str, new: str) -> None:
+    """Stage what a column's declared type has come to, or that of a field inside of it."""
+    if iceberg_type(old) == iceberg_type(new):
+        return
+    elements, structs = (list_element(old), list_element(new)), (struct_fields(old), struct_fields(new))
+    if elements[0] is not None and elements[1] is not None:
+        _stage_type(update, (*path, "element"), elements[0], elements[1])
+    elif structs[0] is not None and structs[1] is not None:
+        known = dict(structs[0])
+        for name, inner in structs[1]:
+            if name in known:
+                _stage_type(update, (*path, name), known[name], inner)
+            else:
+                update.add_column((*path, name), iceberg_type(inner))
+    else:
+        update.update_column(path, iceberg_type(new))
 
 
 def file_schema(schema: Schema, properties: Mapping[str, str]) -> pa.Schema:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as fn
 from pyspark.sql.pandas.functions import arrow_udf
-from pyspark.sql.types import StructType
+from pyspark.sql.types import ArrayType, DataType, StructType
 
 from lakehouse.spec import FieldSpec, LogEntry
 from lakehouse.tables.columns import field_specs, spark_type
@@ -52,18 +52,37 @@ def batch_rows(session: SparkSession, entry: LogEntry, root: str, schema: pa.Sch
         number = fn.create_map(*numbers)[fn.col("_metadata.file_name")]
         position = number.cast("long") * fn.lit(_FILE_ROWS) + fn.col("_metadata.row_index")
     return frame.select(
-        *as_columns({field.name for field in fields}, schema),
+        *as_columns([field for field in fields if field.name in schema.names], schema),
         fn.lit(entry.sequence).cast("long").alias(SEQUENCE),
         position.alias(POSITION),
     )
 
 
-def as_columns(present: set[str], schema: pa.Schema) -> list[Column]:
-    """The columns of `schema` of a relation that has some of them."""
+def as_columns(present: Sequence[FieldSpec], schema: pa.Schema) -> list[Column]:
+    """The columns of `schema` of a relation that has some of them, in their types or narrower ones."""
     wanted = spark_schema(field_specs(schema))
+    had = {field.name: field.dataType for field in spark_schema(present)}
     return [
-        (column(field.name) if field.name in present else fn.lit(None)).cast(field.dataType).alias(field.name) for field in wanted
+        _as_type(column(field.name) if field.name in had else fn.lit(None), had.get(field.name), field.dataType).alias(field.name)
+        for field in wanted
     ]
+
+
+def _as_type(value: Column, had: DataType | None, wanted: DataType) -> Column:
+    """A value in another type; a field of a struct that it had not is null."""
+    if had == wanted:
+        return value
+    if isinstance(had, ArrayType) and isinstance(wanted, ArrayType):
+        before, after = had.elementType, wanted.elementType
+        return fn.transform(value, lambda element: _as_type(element, before, after))
+    if isinstance(had, StructType) and isinstance(wanted, StructType):
+        inner = {field.name: field.dataType for field in had}
+        fields = [
+            _as_type(value.getField(f.name) if f.name in inner else fn.lit(None), inner.get(f.name), f.dataType).alias(f.name)
+            for f in wanted
+        ]
+        return fn.when(value.isNotNull(), fn.struct(*fields))
+    return value.cast(wanted)
 
 
 def union(frames: Sequence[DataFrame]) -> DataFrame:
