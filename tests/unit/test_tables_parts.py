@@ -86,7 +86,9 @@ def test_rows_and_files_agree_on_a_partitions_name(partitioning: Partitioning, d
     connection = connect_duckdb()
     scheme.prepare(connection)
     connection.execute("set preserve_insertion_order = true")
-    names = [name for (name,) in connection.execute(f"select {scheme.name_sql()} from rows").fetchall()]
+    told = connection.execute(f"select {scheme.key_sql()}, {scheme.folder_sql()}::varchar from rows").fetchall()
+    names = [scheme.named(key) for key, _ in told]
+    assert [scheme.folder(name) for name in names] == [folder for _, folder in told]
     expected = [iceberg_value(partitioning, declared, value) for value in values]
     assert names == [*(scheme.name(value) for value in expected), scheme.name(None)]
     assert [scheme.value(name) for name in names] == [*expected, None]

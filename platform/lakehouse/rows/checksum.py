@@ -5,7 +5,7 @@ So order does not matter, a doubled row counts twice, and parts add up to the wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -53,12 +53,10 @@ def digests_checksum(digests: Words) -> RowChecksum:
     return RowChecksum(len(digests), _sum(digests))
 
 
-def with_digests(batches: Iterable[pa.RecordBatch], schema: pa.Schema, keep: pa.Schema) -> Iterator[pa.RecordBatch]:
+def with_digests(batch: pa.RecordBatch, schema: pa.Schema, keep: pa.Schema) -> pa.RecordBatch:
     """The columns `keep` of the rows, and a last column `_digest` (uint64) over the columns of `schema`."""
-    wider = digest_schema(keep)
-    for batch in batches:
-        digests = pa.array(row_digests(batch, schema), pa.uint64())
-        yield pa.RecordBatch.from_arrays([*(batch.column(name) for name in keep.names), digests], schema=wider)
+    digests = pa.array(row_digests(batch, schema), pa.uint64())
+    return pa.RecordBatch.from_arrays([*(batch.column(name) for name in keep.names), digests], schema=digest_schema(keep))
 
 
 def digest_schema(keep: pa.Schema) -> pa.Schema:

@@ -124,7 +124,7 @@ def _fold_upsert(table: Table, schema: pa.Schema, base: str | None, entries: Seq
         gone = f"(select {key}, max(_sequence) as _deleted from ({' union all '.join(deletes)}) group by all) as d"
         match = " and ".join(f"v.{quoted(name)} is not distinct from d.{quoted(name)}" for name in table.key)
         alive = f"select v.* from {versions} left join {gone} on {match} where _deleted is null or _sequence > _deleted"
-    order = f"_sequence desc, {POSITION} desc"
+    order = f"_sequence desc, {POSITION} desc" if len(upserts) > 1 else f"{POSITION} desc"
     if table.cursor is not None:
         order = f"{quoted(table.cursor)} desc nulls last, {order}"
     newest = f"select * from ({alive}) qualify row_number() over (partition by {key} order by {order}) = 1"

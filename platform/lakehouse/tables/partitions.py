@@ -7,6 +7,7 @@ outside of the years 1 to 9999 is named by its signed number since 1970.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import pyarrow as pa
 from duckdb.func import ARROW, SPECIAL
 
 from lakehouse.errors import DeclarationError
-from lakehouse.rows.duck import literal, quoted
+from lakehouse.rows.duck import quoted
 from lakehouse.rows.partition import WHOLE, partition_names, partition_prefix
 from lakehouse.spec import Partitioning, Window
 from lakehouse.spec.types import declared_type
@@ -34,6 +35,9 @@ _EPOCH = date(1970, 1, 1)
 FIRST_DAY, LAST_DAY = (date.min - _EPOCH).days, (date.max - _EPOCH).days
 FIRST_MONTH, LAST_MONTH = -1969 * 12, 8030 * 12 - 1
 """Days and months since 1970 that are named by their date: those of the years 1 to 9999."""
+
+_NO_VALUE = -(2**62)
+"""Stands for the missing value in the name of a folder; no day, month or bucket has this number."""
 
 _NUMBER = re.compile(r"[+-]\d+")
 
@@ -122,32 +126,60 @@ class PartitionScheme:
             return "%6Eull" if value == NULL else quote(value, safe="")
         return str(value)
 
-    def name_sql(self) -> str:
-        """A DuckDB expression over a row: the name of its partition. `prepare` the connection first."""
-        if self.partitioning.column is None:
-            return literal(WHOLE)
-        return f"({literal(self.field + '=')} || coalesce({self._text_sql()}, {literal(NULL)}))"
+    def key_sql(self) -> str:
+        """A DuckDB expression over a row that tells its partition: a number where that can be, else text. See `named`.
 
-    def _text_sql(self) -> str:
-        assert self.type is not None
-        column = quoted(str(self.partitioning.column))
+        It is evaluated for every row, and so has no calendar and no text in it where it can do without. `prepare` the connection
+        first.
+        """
+        column, type_ = quoted(str(self.partitioning.column)), self.type
+        if type_ is None:
+            return "0::bigint"
         if self.partitioning.transform == "bucket":
-            return f"{_bucket_function(self.partitioning)}({column})::varchar"
+            return f"{_bucket_function(self.partitioning)}({column})::bigint"
         if self.partitioning.transform == "month":
-            month = f"((year({column}) - 1970) * 12 + month({column}) - 1)"
-            usual = f"{month} between {FIRST_MONTH} and {LAST_MONTH}"
-            return f"case when {usual} then left({column}::date::varchar, 7) else {_signed(month)} end"
-        if self.partitioning.transform == "day" or pa.types.is_date(self.type):
-            day = f"({column}::date - date '1970-01-01')"
-            return f"case when {day} between {FIRST_DAY} and {LAST_DAY} then {column}::date::varchar else {_signed(day)} end"
-        if pa.types.is_timestamp(self.type):
-            return f"epoch_us({column})::varchar"
-        if pa.types.is_string(self.type):
-            return f"case when {column} = {literal(NULL)} then '%6Eull' else url_encode({column}) end"
-        return f"{column}::varchar"
+            return f"((year({column}) - 1970) * 12 + month({column}) - 1)::bigint"
+        if pa.types.is_date(type_) or self.partitioning.transform == "day":
+            return day_sql(column, type_)
+        if pa.types.is_timestamp(type_):
+            return f"epoch_us({column})"
+        return f"{column}::{'bigint' if self._is_number else 'varchar'}"
+
+    def named(self, key: int | str | None) -> str:
+        """The name of the partition that `key_sql` tells."""
+        if self.type is not None and isinstance(key, str) and not pa.types.is_string(self.type):
+            return self.name(Decimal(key) if pa.types.is_decimal(self.type) else key == "true")
+        return self.name(key)
+
+    def folder_sql(self) -> str:
+        """A DuckDB expression over a row: a folder of its partition, short and of plain characters. See `folder`."""
+        if self.partitioning.transform == "identity":
+            return f"md5(coalesce('=' || {self.key_sql()}::varchar, ''))"
+        return f"coalesce({self.key_sql()}, {_NO_VALUE})"
+
+    def folder(self, name: str) -> str:
+        """The folder of `folder_sql` for the partition of a name."""
+        value = self.value(name)
+        if self.type is None or self.partitioning.transform != "identity":
+            return str(0 if self.type is None else _NO_VALUE if value is None else value)
+        text = "" if value is None else f"={value:f}" if isinstance(value, Decimal) else f"={value}"
+        return hashlib.md5((text.lower() if isinstance(value, bool) else text).encode(), usedforsecurity=False).hexdigest()
+
+    @property
+    def key_type(self) -> pa.DataType:
+        """The Arrow type of `key_sql`."""
+        return pa.int64() if self._is_number else pa.string()
+
+    @property
+    def _is_number(self) -> bool:
+        """Whether `key_sql` is a number."""
+        type_ = self.type
+        if type_ is None or self.partitioning.transform != "identity":
+            return True
+        return bool(pa.types.is_integer(type_) or pa.types.is_date(type_) or pa.types.is_timestamp(type_))
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Give a DuckDB connection the functions that `name_sql` uses."""
+        """Give a DuckDB connection the functions that `key_sql` uses."""
         if self.partitioning.transform != "bucket":
             return
         from pyiceberg_core.transform import bucket
@@ -180,16 +212,20 @@ class PartitionScheme:
         return found
 
 
+def day_sql(column: str, type_: pa.DataType) -> str:
+    """A DuckDB expression for the day of a date or timestamp, as a number since 1970."""
+    if pa.types.is_date(type_):
+        return f"({column} - date '1970-01-01')::bigint"
+    moment, day = f"epoch_us({column})", 86_400_000_000
+    return f"({moment} // {day} - ({moment} % {day} < 0)::bigint)"
+
+
 def _overlaps(day: int, window: Window) -> bool:
     after_low = window.low is None or day >= (window.low.date() - _EPOCH).days
     if window.high is None:
         return after_low
     last = window.high - timedelta(microseconds=1)
     return after_low and day <= (last.date() - _EPOCH).days
-
-
-def _signed(number: str) -> str:
-    return f"case when {number} < 0 then {number}::varchar else '+' || {number}::varchar end"
 
 
 def _bucket_function(partitioning: Partitioning) -> str:

@@ -80,11 +80,12 @@ class EmbeddedEngine:
             folder=folder / "fold",
             old={name: _old_partition(task, files, folder / "old") for name, files in task.old.items()},
             memory_bytes=self._settings.memory_limit_mb << 20,
+            threads=self._settings.threads,
             every_row=task.every_row,
             rewrite=task.rewrite,
         )
         new = fold.new_rows()
-        if task.table.mode == "upsert":
+        if task.table.mode == "upsert" and task.old:
             fold.collect_keys()
         return fold.run(sorted(_touched(task, fold, {name for rows in new.values() for name in rows})), new)
 

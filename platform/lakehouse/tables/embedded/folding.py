@@ -6,7 +6,6 @@ between partitions; where rows can, all touched partitions are one group, and Du
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +21,14 @@ from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
 from lakehouse.rows.partition import WHOLE
 from lakehouse.spec import RowChecksum, Table
+from lakehouse.spec.types import declared_type
 from lakehouse.stores import disk_full
+from lakehouse.tables.columns import duck_type
 from lakehouse.tables.embedded.batches import BatchRows, LocalBatch
 from lakehouse.tables.embedded.localrows import LocalRows, all_rows, bytes_per_row
 from lakehouse.tables.embedded.newest import collect_keys, is_touched, newest_rows
-from lakehouse.tables.partitions import PartitionScheme
+from lakehouse.tables.partitions import PartitionScheme, day_sql
+from lakehouse.threads import side_by_side
 
 FILE_BYTES = 512 << 20
 """About the largest data file that is written."""
@@ -85,7 +87,7 @@ class Fold:
 
     aside: another database, for the digests: what one database streams cannot be the input of another statement of its own.
     schema: the columns of the result. field_ids: DuckDB's FIELD_IDS argument for them, if files are to have ids. old: the
-    partitions as they are. memory_bytes: what DuckDB may use. every_row: digest also rows whose keys no batch touches.
+    partitions as they are. memory_bytes, threads: what DuckDB may use. every_row: digest also rows whose keys no batch touches.
     rewrite: keep the new files of all partitions.
     """
 
@@ -99,6 +101,7 @@ class Fold:
     folder: Path
     old: Mapping[str, OldPartition]
     memory_bytes: int
+    threads: int
     every_row: bool = False
     rewrite: bool = False
 
@@ -118,8 +121,9 @@ class Fold:
             if column is None:
                 found[batch.sequence] = {WHOLE: batch.manifest.rows} if batch.manifest.rows else {}
             elif column in batch.columns:
-                query = f"select {self.scheme.name_sql()}, count(*) from {all_rows(schema, batch.files())} group by 1"
-                found[batch.sequence] = dict(self.connection.execute(query).fetchall())
+                query = f"select {self.scheme.key_sql()}, count(*) from {all_rows(schema, batch.files())} group by 1"
+                counted = self.connection.execute(query).fetchall()
+                found[batch.sequence] = {self.scheme.named(key): rows for key, rows in counted}
         return found
 
     def collect_keys(self) -> None:
@@ -201,18 +205,17 @@ class Fold:
     def _cut(
         self, query: str, files: Sequence[LocalRows], partitions: Sequence[str], folder: Path, options: str
     ) -> dict[str, Path]:
-        """Write rows into a folder for each partition, named by a digest: the name itself can be too long for a file system.
+        """Write rows into a folder for each partition.
 
         files: where the rows come from. DuckDB keeps the rows of each partition until there are enough to write; how many that is
         follows from their width.
         """
         enough = self.memory_bytes // 8 // max(1, len(partitions)) // max(64, bytes_per_row(files))
         self.connection.execute(f"set partitioned_write_flush_threshold = {min(max(enough, 2048), ROW_GROUP)}")
-        rows = f"select *, md5({self.scheme.name_sql()}) as {_FOLDER} from ({query})"
+        rows = f"select *, {self.scheme.folder_sql()} as {_FOLDER} from ({query})"
         cut = f"partition_by ({_FOLDER}), write_partition_columns false"
         self.connection.execute(f"copy ({rows}) to {literal(str(folder))} ({options}, {cut})")
-        digests = {name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest() for name in partitions}
-        folders = {name: folder / f"{_FOLDER}={digest}" for name, digest in digests.items()}
+        folders = {name: folder / f"{_FOLDER}={self.scheme.folder(name)}" for name in partitions}
         return {name: path for name, path in folders.items() if path.is_dir()}
 
     def _run_group(self, group: tuple[str, ...], batches: Sequence[BatchRows], folder: Path, result: FoldResult) -> None:
@@ -260,22 +263,25 @@ class Fold:
         self, group: tuple[str, ...], old: Sequence[LocalRows], new: Sequence[LocalRows]
     ) -> dict[str, tuple[RowChecksum, RowChecksum]]:
         """Digest the rows that can have changed into the table `digests`; their checksums by partition, old and new."""
-        name = literal(group[0]) if len(group) == 1 else self.scheme.name_sql()
-        day = f"{quoted(self.table.event_time)}::date" if self.table.event_time else "null::date"
+        key = self.scheme.key_sql() if len(group) > 1 else "0::bigint"
+        time = self.table.event_time
+        day = day_sql(quoted(time), self.schema.field(time).type) if time else "null::bigint"
         narrowed = old and self.table.mode == "upsert" and not self.every_row
         where = f" where {is_touched(self.table, 'r')}" if narrowed else ""
-        self.aside.execute("create or replace table digests (partition varchar, day date, digest ubigint, side tinyint)")
-        kept = pa.schema([("_partition", pa.string()), ("_day", pa.date32())])
+        kept = pa.schema([("_partition", self.scheme.key_type), ("_day", pa.int64())])
+        columns = f"partition {duck_type(declared_type(kept.field(0)))}, day bigint, digest ubigint, side tinyint"
+        self.aside.execute(f"create or replace table digests ({columns})")
         for files, side in ((old, -1), (new, 1)):
-            rows = f"select {name} as _partition, {day} as _day, * from {all_rows(self.schema, files)} as r{where}"
+            rows = f"select {key} as _partition, {day} as _day, * from {all_rows(self.schema, files)} as r{where}"
             at_once = max(2048, min(65_536, DIGEST_BYTES // max(64, bytes_per_row(files))))
             batches = self.connection.execute(rows).to_arrow_reader(at_once)
-            with incoming(self.aside, "digested", with_digests(batches, self.schema, kept), digest_schema(kept)):
+            digested = side_by_side(lambda batch: with_digests(batch, self.schema, kept), batches, self.threads)
+            with incoming(self.aside, "digested", digested, digest_schema(kept)):
                 self.aside.execute(f"insert into digests select *, {side} from digested")
         sums: dict[str, dict[int, RowChecksum]] = {partition: {} for partition in group}
         query = f"select partition, side, count(*), sum(digest::hugeint) % {_MODULUS} from digests group by 1, 2"
-        for partition, side, count, value in self.aside.execute(query).fetchall():
-            sums[partition][side] = RowChecksum(int(count), int(value))
+        for found, side, count, value in self.aside.execute(query).fetchall():
+            sums[group[0] if len(group) == 1 else self.scheme.named(found)][side] = RowChecksum(int(count), int(value))
         return {partition: (found.get(-1, EMPTY), found.get(1, EMPTY)) for partition, found in sums.items()}
 
     def _changed_days(self, *, anew: bool) -> set[str]:
@@ -283,7 +289,8 @@ class Fold:
         differing = "select day from digests where day is not null"
         if not anew:
             differing += " group by day, digest having sum(side) <> 0"
-        return {day for (day,) in self.aside.execute(f"select distinct day::varchar from ({differing})").fetchall()}
+        dates = f"select (date '1970-01-01' + day::integer)::varchar from (select distinct day from ({differing}))"
+        return {day for (day,) in self.aside.execute(dates).fetchall()}
 
     @property
     def row_group_bytes(self) -> int:

@@ -8,7 +8,7 @@ the width of rows or the table's size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -19,8 +19,11 @@ from lakehouse.spec import Table
 from lakehouse.tables.embedded.batches import BatchRows
 from lakehouse.tables.embedded.localrows import ROW, LocalRows, all_rows
 
-ORIGIN = "_origin"
-"""The column that tells which file a row is from."""
+PLACE = "_place"
+"""The column that tells a row from all others of a fold: its file's number times `_FILE_ROWS`, and its place in the file."""
+
+_FILE_ROWS = 2**40
+"""More than the rows of any file."""
 
 KEYS = "touched_keys"
 """The temporary table of the distinct keys of all batches."""
@@ -46,42 +49,46 @@ def newest_rows(
     old: Sequence[LocalRows],
     batches: Sequence[BatchRows],
 ) -> str:
-    """A query for the rows in the order of `schema`; it reads the temporary tables `standing` and `lost`, made anew here.
+    """A query for the rows in the order of `schema`; it reads temporary tables that are made anew here.
 
-    old: the files of the rows before the first batch. Needs `touched_keys`.
+    old: the files of the rows before the first batch; with any, `touched_keys` is needed.
     """
     narrow = pa.schema([schema.field(name) for name in dict.fromkeys([*table.key, *([table.cursor] if table.cursor else [])])])
-    placed = narrow.append(pa.field(ORIGIN, pa.int32())).append(pa.field(ROW, pa.int64()))
     origins = {file: index for index, file in enumerate([*old, *(file for batch in batches for file in batch.files)])}
-    before = _placed(narrow, old, origins, f" where {is_touched(table, 'r')}")
+    before = _placed(narrow, {file: origins[file] for file in old}, f" where {is_touched(table, 'r')}") if old else None
     entries = [
         FoldEntry(
             rows.batch.sequence,
             rows.batch.manifest.kind,
             rows.batch.manifest.window,
-            _placed(narrow, rows.files, origins),
-            (*rows.batch.columns, ORIGIN, ROW),
+            _placed(narrow, {file: origins[file] for file in rows.files}),
+            (*rows.batch.columns, PLACE),
         )
         for rows in batches
     ]
-    place = f"{ORIGIN}, {ROW}"
-    folded = fold_sql(table, placed, before if old else None, entries)
-    connection.execute(f"create or replace temp table standing as select {place} from ({folded})")
-    won = f"exists (select 1 from standing as s where s.{ORIGIN} = r.{ORIGIN} and s.{ROW} = r.{ROW})"
-    connection.execute(f"create or replace temp table lost as select {place} from {before} as r where not {won}")
-    columns = ", ".join(quoted(name) for name in schema.names)
+    folded = fold_sql(table, narrow.append(pa.field(PLACE, pa.int64())), before, entries)
+    connection.execute(f"create or replace temp table standing as select {PLACE} from ({folded})")
     parts = []
-    for file, origin in origins.items():
-        found = f"exists (select 1 from standing as s where s.{ORIGIN} = {origin} and s.{ROW} = r.{ROW})"
-        if file in old:
-            found = f"not exists (select 1 from lost as s where s.{ORIGIN} = {origin} and s.{ROW} = r.{ROW})"
-        parts.append(f"select {columns} from {file.relation(schema)} as r where {found}")
-    return " union all ".join(parts) or f"select {columns} from {all_rows(schema, [])}"
+    if before is not None:
+        won = f"exists (select 1 from standing as s where s.{PLACE} = r.{PLACE})"
+        connection.execute(f"create or replace temp table lost as select {PLACE} from {before} as r where not {won}")
+        parts.append((list(old), f"not exists (select 1 from lost as s where s.{PLACE} = r.{PLACE})"))
+    parts.append(
+        ([file for rows in batches for file in rows.files], f"exists (select 1 from standing as s where s.{PLACE} = r.{PLACE})")
+    )
+    columns = ", ".join(quoted(name) for name in schema.names)
+    return " union all ".join(
+        f"select {columns} from {_placed(schema, {file: origins[file] for file in files})} as r where {found}"
+        for files, found in parts
+    )
 
 
-def _placed(narrow: pa.Schema, files: Sequence[LocalRows], origins: dict[LocalRows, int], where: str = "") -> str:
-    """A parenthesised query for the narrow columns of files' rows, each with its place and its position in the batch."""
-    if not files:
-        return f"(select *, 0::integer as {ORIGIN}, 0::bigint as {ROW} from {all_rows(narrow, [])})"
-    parts = [f"select *, {origins[file]}::integer as {ORIGIN} from {file.relation(narrow)} as r{where}" for file in files]
+def _placed(schema: pa.Schema, origins: Mapping[LocalRows, int], where: str = "") -> str:
+    """A parenthesised query for columns of files' rows, with place and position of each. origins: the numbers of the files."""
+    if not origins:
+        return f"(select *, 0::bigint as {PLACE} from {all_rows(schema, [])})"
+    parts = [
+        f"select * exclude ({ROW}), {number * _FILE_ROWS} + {ROW} as {PLACE} from {file.relation(schema)} as r{where}"
+        for file, number in origins.items()
+    ]
     return "(" + " union all ".join(parts) + ")"
