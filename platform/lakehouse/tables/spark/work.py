@@ -102,7 +102,7 @@ class ProveFiles:
             return [self.scheme.name(None)] if parquet.metadata.num_rows else []
         found: set[str] = set()
         for batch in parquet.iter_batches(columns=[column]):
-            found.update(names_of(self.scheme, pc.unique(batch.column(0))).to_pylist())
+            found.update(pc.unique(names_of(self.scheme, batch.column(0))).to_pylist())
         return sorted(found)
 
 
@@ -114,23 +114,22 @@ def chosen(lines: Sequence[Line], batches: Iterable[pa.RecordBatch]) -> Iterator
 
 
 def names_of(scheme: PartitionScheme, values: pa.Array) -> pa.Array:
-    """The partition's name of each value, as `PartitionScheme` has it, found once for each distinct one."""
-    encoded = values.cast(scheme.type).dictionary_encode(null_encoding="encode")
-    distinct, partitioning = encoded.dictionary, scheme.partitioning
+    """The partition's name of each value, as `PartitionScheme` has it, found once for each distinct day, bucket or value."""
+    values, partitioning = values.cast(scheme.type), scheme.partitioning
     if partitioning.transform == "bucket":
         from pyiceberg_core.transform import bucket
 
-        found = bucket(distinct, partitioning.buckets).to_pylist()
+        values = bucket(values, partitioning.buckets)
     elif partitioning.is_time:
-        days = distinct.cast(pa.date32(), safe=False).cast(pa.int32())
-        months = partitioning.transform == "month"
-        found = [_month(day) if months and day is not None else day for day in days.to_pylist()]
-    elif pa.types.is_timestamp(distinct.type):
-        found = distinct.cast(pa.int64()).to_pylist()
-    elif pa.types.is_date(distinct.type):
-        found = distinct.cast(pa.int32()).to_pylist()
-    else:
-        found = distinct.to_pylist()
+        values = values.cast(pa.date32(), safe=False).cast(pa.int32())
+    elif pa.types.is_timestamp(values.type):
+        values = values.cast(pa.int64())
+    elif pa.types.is_date(values.type):
+        values = values.cast(pa.int32())
+    encoded = values.dictionary_encode(null_encoding="encode")
+    found = encoded.dictionary.to_pylist()
+    if partitioning.transform == "month":
+        found = [None if day is None else _month(day) for day in found]
     texts = pa.array([scheme.name(value) for value in found], pa.string())
     return pa.DictionaryArray.from_arrays(encoded.indices, texts).dictionary_decode()
 
