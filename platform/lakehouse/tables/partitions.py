@@ -157,6 +157,16 @@ class PartitionScheme:
             return f"md5(coalesce('=' || {self.key_sql()}::varchar, ''))"
         return f"coalesce({self.key_sql()}, {_NO_VALUE})"
 
+    @property
+    def folder_type(self) -> str:
+        """The DuckDB type of `folder_sql`."""
+        return "varchar" if self.partitioning.transform == "identity" else "bigint"
+
+    def is_in_sql(self, names: Sequence[str]) -> str:
+        """A DuckDB condition on a row: it is of one of these partitions."""
+        folders = ", ".join(f"'{self.folder(name)}'::{self.folder_type}" for name in names)
+        return f"{self.folder_sql()} in ({folders})"
+
     def folder(self, name: str) -> str:
         """The folder of `folder_sql` for the partition of a name."""
         value = self.value(name)

@@ -27,6 +27,7 @@ from lakehouse.tables.columns import duck_type
 from lakehouse.tables.embedded.batches import BatchRows, LocalBatch
 from lakehouse.tables.embedded.localrows import LocalRows, all_rows, bytes_per_row
 from lakehouse.tables.embedded.newest import collect_keys, is_touched, newest_rows
+from lakehouse.tables.embedded.stages import STAGE, Stages
 from lakehouse.tables.partitions import PartitionScheme, day_sql
 from lakehouse.threads import side_by_side
 
@@ -35,6 +36,10 @@ FILE_BYTES = 512 << 20
 
 MOST_WINDOWS = 8
 """Day partitions of one group: each row is held against each window of its group, so that their cost is the product."""
+
+MOST_FOLDERS = 48
+"""Folders that rows are cut into at once. With more than a hundred open files DuckDB closes and opens them all the time: 10M rows
+cut into 365 days at once became a thousand files a day, in minutes."""
 
 ROW_GROUP = 122880
 """Rows of a row group, as DuckDB likes them best."""
@@ -142,13 +147,15 @@ class Fold:
         result = FoldResult()
         self.folder.mkdir(parents=True)
         groups = self._groups(touched, new)
-        staged: dict[int, dict[str, Path]] = {}
+        stages = Stages(self.scheme, groups, MOST_FOLDERS)
+        staged: dict[int, Path] = {}
         if len(groups) > 1:
-            staged = {batch.sequence: self._stage(batch, touched) for batch in self.batches if len(new[batch.sequence]) > 1}
+            stages.prepare(self.connection)
+            staged = {batch.sequence: self._stage(batch, stages) for batch in self.batches if len(new[batch.sequence]) > 1}
         for index, group in enumerate(groups):
             batches = [BatchRows(batch, batch.files()) for batch in self.batches]
             if len(groups) > 1:
-                batches = list(self._batches_of(group, new, staged))
+                batches = list(self._batches_of(index, group, new, stages, staged))
             self._run_group(group, batches, self.folder / f"group-{index}", result)
         return result
 
@@ -159,7 +166,7 @@ class Fold:
         filled = 0
         for name in touched:
             weight = self._weight(name, new)
-            full = self.table.mode == "append" and groups and len(groups[-1]) >= MOST_WINDOWS
+            full = groups and len(groups[-1]) >= (MOST_WINDOWS if self.table.mode == "append" else MOST_FOLDERS)
             if not groups or full or filled + weight > self.memory_bytes // GROUP_SHARE:
                 groups.append([])
                 filled = 0
@@ -175,15 +182,16 @@ class Fold:
                 weight += sum(file.bytes for file in batch.manifest.files) * rows // max(rows, batch.manifest.rows)
         return weight
 
-    def _batches_of(self, group: Sequence[str], new: NewRows, staged: Mapping[int, Mapping[str, Path]]) -> Iterator[BatchRows]:
+    def _batches_of(
+        self, index: int, group: Sequence[str], new: NewRows, stages: Stages, staged: Mapping[int, Path]
+    ) -> Iterator[BatchRows]:
         """What the batches mean to a group: the rows that they bring to it, and the windows that replace rows of it."""
         for batch in self.batches:
-            names = [name for name in group if name in new[batch.sequence]]
-            if names and batch.sequence in staged:
-                folders = [staged[batch.sequence][name] for name in names]
-                paths = [path for folder in folders for path in sorted(folder.glob("*.parquet"))]
-                yield BatchRows(batch, tuple(LocalRows(path, batch.columns, POSITION) for path in paths))
-            elif names:
+            brings = not new[batch.sequence].keys().isdisjoint(group)
+            if brings and batch.sequence in staged:
+                paths = sorted((staged[batch.sequence] / f"{STAGE}={stages.of_group(index)}").glob("*.parquet"))
+                yield BatchRows(batch, tuple(LocalRows(path, batch.columns, POSITION, stages.where(index)) for path in paths))
+            elif brings:
                 yield BatchRows(batch, batch.files())
             elif self._replaces(batch, group):
                 yield BatchRows(batch, ())
@@ -194,28 +202,44 @@ class Fold:
             return window is None or bool(self.scheme.overlapped(group, [window]))
         return self.table.mode == "snapshot"
 
-    def _stage(self, batch: LocalBatch, touched: Sequence[str]) -> dict[str, Path]:
-        """A batch cut into its partitions, so that no group reads the rows of another."""
-        files = batch.files()
+    def _stage(self, batch: LocalBatch, stages: Stages) -> Path:
+        """A batch cut into stages, so that no group reads all rows of the others; the folder that they are in."""
+        files, folder = batch.files(), self.folder / f"staged-{batch.sequence}"
         present = pa.schema([field for field in self.schema if field.name in batch.columns])
         options = f"format parquet, compression lz4, row_group_size 20480, row_group_size_bytes {self.row_group_bytes}"
-        folder = self.folder / f"staged-{batch.sequence}"
-        return self._cut(f"select * from {all_rows(present, files)}", files, touched, folder, options)
+        self._cut(stages.staged_sql(all_rows(present, files)), STAGE, files, len(stages), folder, options)
+        return folder
 
-    def _cut(
-        self, query: str, files: Sequence[LocalRows], partitions: Sequence[str], folder: Path, options: str
-    ) -> dict[str, Path]:
-        """Write rows into a folder for each partition.
+    def _cut(self, query: str, column: str, files: Sequence[LocalRows], folders: int, folder: Path, options: str) -> None:
+        """Write rows into a folder for each value of a column, which is left out.
 
-        files: where the rows come from. DuckDB keeps the rows of each partition until there are enough to write; how many that is
+        files: where the rows come from. DuckDB keeps the rows of each folder until there are enough to write; how many that is
         follows from their width.
         """
-        enough = self.memory_bytes // 8 // max(1, len(partitions)) // max(64, bytes_per_row(files))
+        enough = self.memory_bytes // 8 // max(1, folders) // max(64, bytes_per_row(files))
         self.connection.execute(f"set partitioned_write_flush_threshold = {min(max(enough, 2048), ROW_GROUP)}")
-        rows = f"select *, {self.scheme.folder_sql()} as {_FOLDER} from ({query})"
-        cut = f"partition_by ({_FOLDER}), write_partition_columns false"
-        self.connection.execute(f"copy ({rows}) to {literal(str(folder))} ({options}, {cut})")
-        folders = {name: folder / f"{_FOLDER}={self.scheme.folder(name)}" for name in partitions}
+        cut = f"partition_by ({column}), write_partition_columns false"
+        self.connection.execute(f"copy ({query}) to {literal(str(folder))} ({options}, {cut})")
+
+    def _partitioned(
+        self, query: str, files: Sequence[LocalRows], partitions: Sequence[str], folder: Path, options: str
+    ) -> dict[str, Path]:
+        """Write rows into a folder for each partition; of many partitions, some at a time out of one file of all rows."""
+        rounds = [partitions[first : first + MOST_FOLDERS] for first in range(0, len(partitions), MOST_FOLDERS)]
+        if len(rounds) > 1:
+            whole = self.folder / f"{folder.name}.parquet"
+            self.connection.execute(f"copy ({query}) to {literal(str(whole))} (format parquet, compression lz4)")
+            query = f"select * from read_parquet({literal(str(whole))})"
+        folders: dict[str, Path] = {}
+        for number, names in enumerate(rounds):
+            rows, place = f"select *, {self.scheme.folder_sql()} as {_FOLDER} from ({query})", folder
+            if len(rounds) > 1:
+                rows, place = f"{rows} where {self.scheme.is_in_sql(names)}", folder / str(number)
+                place.parent.mkdir(exist_ok=True)
+            self._cut(rows, _FOLDER, files, len(names), place, options)
+            folders |= {name: place / f"{_FOLDER}={self.scheme.folder(name)}" for name in names}
+        if len(rounds) > 1:
+            whole.unlink()
         return {name: path for name, path in folders.items() if path.is_dir()}
 
     def _run_group(self, group: tuple[str, ...], batches: Sequence[BatchRows], folder: Path, result: FoldResult) -> None:
@@ -251,7 +275,7 @@ class Fold:
             self.connection.execute(f"copy ({query}) to {literal(str(folder))} ({options}, file_size_bytes {FILE_BYTES})")
             folders = {group[0]: folder}
         else:
-            folders = self._cut(query, sources, group, folder, options)
+            folders = self._partitioned(query, sources, group, folder, options)
         found = []
         for name, place in folders.items():
             for path in sorted(place.glob("*.parquet")):

@@ -20,11 +20,12 @@ ROW = "_row"
 
 @dataclass(frozen=True)
 class LocalRows:
-    """One Parquet file. columns: those that it has. position: SQL for a row's place in its batch."""
+    """One Parquet file. columns: those that it has. position: SQL for a row's place in its batch. where: which rows are meant."""
 
     path: Path
     columns: tuple[str, ...]
     position: str = "file_row_number"
+    where: str = ""
 
     @classmethod
     def of(cls, path: Path) -> LocalRows:
@@ -39,7 +40,8 @@ class LocalRows:
             for field in schema
         ]
         source = f"read_parquet({literal(str(self.path))}, file_row_number = true, hive_partitioning = false)"
-        return f"(select {', '.join(columns)}, file_row_number as {ROW}, {self.position} as {POSITION} from {source})"
+        where = f" where {self.where}" if self.where else ""
+        return f"(select {', '.join(columns)}, file_row_number as {ROW}, {self.position} as {POSITION} from {source}{where})"
 
 
 def all_rows(schema: pa.Schema, files: Sequence[LocalRows]) -> str:
