@@ -12,7 +12,7 @@ from lakehouse.errors import DeclarationError, SchemaChanged, SourceMismatch
 from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket, days
 from lakehouse.spec.types import declared_type, field_doc
-from tests.lakes import Lake, folding_lake_fixture  # noqa: F401
+from tests.lakes import Lake, evolving_lake_fixture  # noqa: F401
 from tests.rawlogs import SOURCE, Row, day
 
 ITEMS = Table("items", "upsert", ("id",), cursor="changed", event_time="changed", partition=bucket("id", 2))
