@@ -359,15 +359,17 @@ def distinct(cases: Sequence[Case]) -> list[Case]:
 
 
 def chosen(cases: Sequence[Case], seed: int) -> list[Case]:
-    """A bounded choice: each point, killed before and after and with its answer lost, at one of its tables and states.
+    """A bounded choice: each point, the first time, killed after it and with its answer lost, at one of its tables and states.
 
     Those of the lake for each format; in the states in which a table's way is not taken, only points that it does not come by.
+    To die before an effect is to die after the one before it: that this is so, and later times, are left to the whole matrix.
     """
     on_the_way = {case.passed.point for case in cases if case.work == "take"}
     dice = random.Random(seed)
     groups: dict[tuple[str, str, str, str], list[Case]] = {}
     for case in distinct(cases):
-        if case.work != "take" and case.passed.point in on_the_way:
+        first_after = (case.passed.moment, case.passed.nth) == ("after", 1)
+        if not first_after or (case.work != "take" and case.passed.point in on_the_way):
             continue
         format_ = case.table.partition(".")[0].partition("_")[2] if case.passed.point.startswith("lake.") else ""
         groups.setdefault((format_, case.passed.point, case.passed.moment, case.action), []).append(case)

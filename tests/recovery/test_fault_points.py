@@ -35,7 +35,7 @@ def test_after_a_fault_at_any_point_the_next_run_loses_and_doubles_nothing(matri
     assert passed | AT_A_RUN == points_in_the_code()
     run_cases(matrix, chosen(cases, SEED), print)
     assert matrix.tally.points == passed
-    assert matrix.tally.kills > 30
+    assert min(matrix.tally.kills, matrix.tally.failures) >= len(passed)
 
 
 def test_a_process_that_is_overtaken_or_rolled_back_at_any_point_loses_and_doubles_nothing(matrix: Matrix) -> None:

@@ -227,9 +227,9 @@ class Fold:
         """Write rows into a folder for each partition; of many partitions, some at a time out of one file of all rows."""
         rounds = [partitions[first : first + MOST_FOLDERS] for first in range(0, len(partitions), MOST_FOLDERS)]
         if len(rounds) > 1:
-            whole = self.folder / f"{folder.name}.parquet"
-            self.connection.execute(f"copy ({query}) to {literal(str(whole))} (format parquet, compression lz4)")
-            query = f"select * from read_parquet({literal(str(whole))})"
+            local = self.folder / f"{folder.name}.parquet"
+            self.connection.execute(f"copy ({query}) to {literal(str(local))} (format parquet, compression lz4)")
+            query = f"select * from read_parquet({literal(str(local))})"
         folders: dict[str, Path] = {}
         for number, names in enumerate(rounds):
             rows, place = f"select *, {self.scheme.folder_sql()} as {_FOLDER} from ({query})", folder
@@ -239,7 +239,7 @@ class Fold:
             self._cut(rows, _FOLDER, files, len(names), place, options)
             folders |= {name: place / f"{_FOLDER}={self.scheme.folder(name)}" for name in names}
         if len(rounds) > 1:
-            whole.unlink()
+            local.unlink()
         return {name: path for name, path in folders.items() if path.is_dir()}
 
     def _run_group(self, group: tuple[str, ...], batches: Sequence[BatchRows], folder: Path, result: FoldResult) -> None:
