@@ -120,10 +120,12 @@ def locked(home: Path) -> Iterator[None]:
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except (FileNotFoundError, FileExistsError):
-            if os.path.lexists(home):
-                raise
+        except FileNotFoundError:
             continue  # it was removed again meanwhile
+        except FileExistsError:
+            if os.path.lexists(home) and not home.is_dir():
+                raise
+            continue  # it was removed while it was looked at
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(descriptor, path):
