@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=random.randrange(10**6), help="of all choices (default: some number, which is said)"
     )
-    parser.add_argument("--short", action="store_true", help="one table for each fault point, not all")
+    parser.add_argument("--short", action="store_true", help="each fault point once, killed after it and its answer lost")
     parser.add_argument("--part", choices=PARTS, help="only this; what is kept of the other stays (default: both)")
     given = parser.parse_args()
     without_lakehouse_variables()

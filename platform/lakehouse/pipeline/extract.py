@@ -203,8 +203,7 @@ def _extract_table(
 
 
 def _note_new_columns(landing: Landing) -> None:
-    landed = {path for name, type_ in landed_types(landing.entries).items() for path in field_paths(name, type_)}
-    new = columns_of(landing.schema) - landed
+    new = columns_of(landing.schema) - field_paths(landed_types(landing.entries).items())
     if landing.entries and new:
         names = ", ".join(sorted(".".join(path) for path in new if path[:-1] not in new))
         landing.note(f"new in the source: {names}; rows that were landed without are read again")

@@ -163,8 +163,8 @@ def _without_new(type_: pa.DataType, landed: pa.DataType) -> pa.DataType:
     return type_
 
 
-def _paths(type_: pa.DataType) -> set[tuple[str, ...]]:
-    return set(field_paths("", declared_type(pa.field("", type_))))
+def _paths(type_: pa.DataType) -> frozenset[tuple[str, ...]]:
+    return field_paths([("", declared_type(pa.field("", type_)))])
 
 
 def _as_fields(batch: pa.RecordBatch, fields: Sequence[pa.Field]) -> pa.RecordBatch:

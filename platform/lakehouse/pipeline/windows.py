@@ -110,12 +110,12 @@ def closed_days(entries: Sequence[LogEntry], columns: Collection[ColumnPath] = (
 
 def columns_of(schema: pa.Schema) -> frozenset[ColumnPath]:
     """The columns of a schema, and the fields of structs in them."""
-    return frozenset(path for field in schema for path in field_paths(field.name, declared_type(field)))
+    return field_paths((field.name, declared_type(field)) for field in schema)
 
 
 def lacks_columns(manifest: Manifest, columns: Collection[ColumnPath]) -> bool:
     """Whether the source has columns by now, or fields of structs, that the batch was read without."""
-    return not {path for field in manifest.fields for path in field_paths(field.name, field.type)}.issuperset(columns)
+    return not field_paths((field.name, field.type) for field in manifest.fields).issuperset(columns)
 
 
 def due_days(

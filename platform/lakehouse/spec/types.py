@@ -9,7 +9,7 @@ metadata key `lakehouse.type`, so that `json` is told from `string`, and its des
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import pyarrow as pa
 
@@ -60,13 +60,15 @@ def struct_fields(declared: str) -> tuple[tuple[str, str], ...] | None:
     return tuple(fields)
 
 
-def field_paths(name: str, declared: str) -> Iterator[tuple[str, ...]]:
-    """The path of a column, and those of all fields of structs inside of it; a list's element has none of its own."""
-    yield (name,)
-    while (element := list_element(declared)) is not None:
-        declared = element
-    for field, inner in struct_fields(declared) or ():
-        yield from ((name, *path) for path in field_paths(field, inner))
+def field_paths(columns: Iterable[tuple[str, str]]) -> frozenset[tuple[str, ...]]:
+    """The paths of columns, by name and declared type, and of all fields of structs in them; a list's element has none."""
+    found = set[tuple[str, ...]]()
+    for name, declared in columns:
+        found.add((name,))
+        while (element := list_element(declared)) is not None:
+            declared = element
+        found.update((name, *path) for path in field_paths(struct_fields(declared) or ()))
+    return frozenset(found)
 
 
 def _split(text: str) -> list[str]:

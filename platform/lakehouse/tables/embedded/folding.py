@@ -206,8 +206,7 @@ class Fold:
         """A batch cut into stages, so that no group reads all rows of the others; the folder that they are in."""
         files, folder = batch.files(), self.folder / f"staged-{batch.sequence}"
         present = pa.schema([field for field in self.schema if field.name in batch.columns])
-        options = f"format parquet, compression lz4, row_group_size 20480, row_group_size_bytes {self.row_group_bytes}"
-        self._cut(stages.staged_sql(all_rows(present, files)), STAGE, files, len(stages), folder, options)
+        self._cut(stages.staged_sql(all_rows(present, files)), STAGE, files, len(stages), folder, self.scratch_options)
         return folder
 
     def _cut(self, query: str, column: str, files: Sequence[LocalRows], folders: int, folder: Path, options: str) -> None:
@@ -228,7 +227,7 @@ class Fold:
         rounds = [partitions[first : first + MOST_FOLDERS] for first in range(0, len(partitions), MOST_FOLDERS)]
         if len(rounds) > 1:
             local = self.folder / f"{folder.name}.parquet"
-            self.connection.execute(f"copy ({query}) to {literal(str(local))} (format parquet, compression lz4)")
+            self.connection.execute(f"copy ({query}) to {literal(str(local))} ({self.scratch_options})")
             query = f"select * from read_parquet({literal(str(local))})"
         folders: dict[str, Path] = {}
         for number, names in enumerate(rounds):
@@ -315,6 +314,11 @@ class Fold:
             differing += " group by day, digest having sum(side) <> 0"
         dates = f"select (date '1970-01-01' + day::integer)::varchar from (select distinct day from ({differing}))"
         return {day for (day,) in self.aside.execute(dates).fetchall()}
+
+    @property
+    def scratch_options(self) -> str:
+        """How a file is written that only this fold reads."""
+        return f"format parquet, compression lz4, row_group_size 20480, row_group_size_bytes {self.row_group_bytes}"
 
     @property
     def row_group_bytes(self) -> int:

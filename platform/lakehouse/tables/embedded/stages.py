@@ -35,8 +35,9 @@ class Stages:
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Make the temporary table that tells the stage of a partition."""
         connection.execute(f"create or replace temp table stages (folder {self.scheme.folder_type}, {STAGE} integer)")
-        places = [(self.scheme.folder(name), self.of_group(index)) for index, names in enumerate(self.groups) for name in names]
-        connection.executemany("insert into stages values (?, ?)", places)
+        folders = [self.scheme.folder(name) for names in self.groups for name in names]
+        numbers = [self.of_group(index) for index, names in enumerate(self.groups) for _ in names]
+        connection.execute("insert into stages select unnest(?::varchar[]), unnest(?::integer[])", [folders, numbers])
 
     def staged_sql(self, relation: str) -> str:
         """A query for the rows of a relation, each with its stage. `prepare` the connection first."""
