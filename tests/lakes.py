@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
+from lakehouse import faults
 from lakehouse.errors import CommitConflict
 from lakehouse.settings import CatalogSettings, Settings, StoreSettings
 from lakehouse.spec import LogEntry, Marker, Table
@@ -202,3 +203,21 @@ def processes_done(processes: Sequence[BaseProcess], timeout: float = 240) -> No
     for one in processes:
         one.join(timeout)
         assert one.exitcode == 0, one.exitcode
+
+
+def overtaken(other: Callable[[], object], work: Callable[[], object]) -> None:
+    """Do some work, and something else right before it commits."""
+
+    begun = False
+
+    def seen(point: str, moment: str) -> None:
+        nonlocal begun
+        if not begun and point in ("lake.commit", "lake.expire", "lake.rollback") and moment == "before":
+            begun = True
+            other()
+
+    faults.watch(seen)
+    try:
+        work()
+    finally:
+        faults.watch(None)

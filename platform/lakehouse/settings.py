@@ -117,6 +117,15 @@ class SparkSettings(Section):
     conf: dict[str, str] = Field(default_factory=dict, description="Further lines of Spark's configuration, as a JSON object.")
 
 
+class MaintenanceSettings(Section):
+    """What `lakehouse maintain` keeps."""
+
+    keep_days: float = Field(
+        7, ge=0, description="Days for which a version of a lake table can be read after another took its place."
+    )
+    keep_versions: int = Field(20, ge=1, description="Newest versions of a lake table that are kept, however old they are.")
+
+
 class ServicesFile(PydanticBaseSettingsSource):
     """Settings that `lakehouse up` recorded for the servers it started."""
 
@@ -159,6 +168,7 @@ class Settings(BaseSettings):
     catalog: CatalogSettings = Field(default_factory=CatalogSettings, description="The Iceberg catalog.")
     dagster: DagsterSettings = Field(default_factory=DagsterSettings, description="Dagster's storage and web server.")
     spark: SparkSettings = Field(default_factory=SparkSettings, description="Spark.")
+    maintenance: MaintenanceSettings = Field(default_factory=MaintenanceSettings, description="What maintenance keeps.")
     privacy_key: SecretStr = Field(
         SecretStr(""), description="Key of the keyed hash that replaces columns declared `tokenise`; keep it for ever."
     )

@@ -142,6 +142,7 @@ def test_the_schedules_of_the_day_and_the_sensor_are_on(dagster: Dagster) -> Non
     assert sorted(found["schedulesOrError"]["results"], key=lambda schedule: schedule["name"]) == [
         {"name": "daily", "cronSchedule": "0 1 * * *", **on},
         {"name": "daily_verification", "cronSchedule": "0 3 * * *", **on},
+        {"name": "weekly_maintenance", "cronSchedule": "0 4 * * 0", **on},
     ]
     assert found["sensorsOrError"]["results"] == [{"name": "raw_log", "sensorState": {"status": "RUNNING"}}]
 
@@ -186,6 +187,31 @@ def test_batches_that_another_process_landed_are_applied_and_their_days_rebuilt_
 
     assert poll(caught_up, seconds=PATIENCE, every=5), project.sequences()
     project.verify()
+
+
+def test_maintenance_is_an_asset_that_tells_before_and_after(dagster: Dagster) -> None:
+    selector = {
+        "repositoryName": "__repository__",
+        "repositoryLocationName": "lakehouse",
+        "jobName": "maintain",
+    }
+    launched = dagster.ask(
+        """mutation($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) {
+          ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+        p={"selector": selector, "runConfigData": {}, "mode": "default"},
+    )["launchPipelineExecution"]
+    query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+
+    def ended() -> bool:
+        return dagster.ask(query, id=launched["run"]["runId"])["runOrError"]["status"] in ("SUCCESS", "FAILURE")
+
+    assert poll(ended, seconds=PATIENCE)
+    assert dagster.ask(query, id=launched["run"]["runId"])["runOrError"] == {"status": "SUCCESS"}
+    (last,) = dagster.asset("maintenance", "chronochat")["assetMaterializations"]
+    entries = {entry["label"]: entry for entry in last["metadataEntries"]}
+    assert entries["versions expired"]["intValue"] == 0
+    assert entries["stored bytes"]["intValue"] == entries["stored bytes before"]["intValue"] > 0
+    assert "chronochat.api_logs" in entries["tables"]["mdStr"]
 
 
 def test_the_logs_of_the_steps_are_in_the_bucket(dagster: Dagster) -> None:

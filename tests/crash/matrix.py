@@ -1,9 +1,9 @@
 """Every fault point, killed or failed just before and just after, then run again and compared.
 
 A case is one table (one of each mode and kind of source), the state that it is in, and one fault. The process that takes the
-table's way, or that repairs it, verifies it, rolls it back, removes its orphans, dies of it or fails; what readers see then must
-be whole. One more run without a fault must make every copy equal, row by row, to what the source committed. Nothing else is done:
-a repair or a rollback that died is begun again by whoever wanted it.
+table's way, or that repairs it, verifies it, rolls it back, looks after it, removes its orphans, dies of it or fails; what
+readers see then must be whole. One more run without a fault must make every copy equal, row by row, to what the source committed.
+Nothing else is done: a repair or a rollback that died is begun again by whoever wanted it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
+from unittest.mock import patch
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify import verify_source_tables
@@ -24,11 +25,13 @@ from lakehouse.rows.checksum import checksum_of
 from lakehouse.services.processes import poll
 from lakehouse.settings import Settings
 from lakehouse.spec import Source, Table
+from lakehouse.tables.delta import tables as delta_tables
 from lakehouse.tables.delta.tables import CHECKPOINT_EVERY
 from tests.conftest import fresh_name
 from tests.crash.passage import FAILED, MISSED, WORK, Passed, go_on, points_in, start, stopped, take
 from tests.crash.tally import Tally
 from tests.shop import FIRST, SHOP_IN_DELTA, Shop
+from tests.wear import wear
 
 TABLES = (
     "shop.orders",
@@ -46,7 +49,7 @@ BROKEN = b"{"
 """No JSON document."""
 METADATA = {"iceberg": ".metadata.json", "delta": ".json"}
 """How the files end that say where a table stands."""
-FRESH, LATER, DUE, NAMELESS = "fresh", "later", "due", "nameless"
+FRESH, LATER, DUE, NAMELESS, WORN = "fresh", "later", "due", "nameless", "worn"
 STATES = {
     FRESH: "take",
     LATER: "take",
@@ -58,10 +61,11 @@ STATES = {
     "littered": "orphans",
     "uncounted": "statistics",
     NAMELESS: "tag",
+    WORN: "maintain",
 }
 """The states of a table, and what is done to it in each. due: its log is checkpointed after its next commit; foreign: somebody
 put a table of his own in the place of the published one; unreadable: its metadata does not parse; advanced: its newest version is
-to be taken back; nameless: its newest version is to have a name."""
+to be taken back; nameless: its newest version is to have a name; worn: it is in many small files, and has old versions."""
 ONLY = {DUE: "delta", NAMELESS: "iceberg"}
 """States of tables of one format: a Delta log has checkpoints, and Iceberg's versions can have names."""
 
@@ -208,14 +212,17 @@ class Matrix:
         source, declared = deployment.select([table])[0]
         if state == FRESH:
             return self._fresh()
-        if state in (LATER, DUE, "advanced", "unreadable"):
+        if state in (LATER, DUE, WORN, "advanced", "unreadable"):
             self._change(table)
         if state == DUE:
             take(deployment, table)
             self._change(table)
             _go_to_a_checkpoint(deployment, source, declared)
-        if state in ("advanced", "unreadable"):
+        if state in (WORN, "advanced", "unreadable"):
             take(deployment, table)
+        if state == WORN:
+            with patch.object(delta_tables, "CHECKPOINT_EVERY", 1):  # a Delta log can be cut there
+                wear(deployment.settings, deployment.store, source.name, declared)
         if STATES[state] == "repair":
             WORK["statistics"](deployment, table)  # so that the repair has something to forget
         if state == "foreign":

@@ -8,11 +8,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest.mock import patch
 
 from lakehouse import faults
 from lakehouse.errors import LakehouseError
+from lakehouse.pipeline import maintain, orphans
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
@@ -102,6 +105,19 @@ def _tag(deployment: Deployment, name: str) -> None:
     tag_version(deployment, source, table, f"v{uuid.uuid4().hex}")
 
 
+def _maintain(deployment: Deployment, name: str) -> None:
+    """Look after a table as if all that it has were old."""
+    rules = deployment.settings.maintenance.model_copy(update={"keep_days": 0, "keep_versions": 1})
+    here = Deployment(deployment.settings.model_copy(update={"maintenance": rules}), deployment.sources)
+    with patch.object(maintain, "oldest_writer", _no_time), patch.object(orphans, "oldest_writer", _no_time):
+        maintain.maintain_table(here, *here.select([name])[0])
+
+
+def _no_time(deployment: Deployment) -> timedelta:
+    """Everything is older: the clocks of this machine and of its servers are one."""
+    return timedelta(microseconds=-1)
+
+
 def _orphans(deployment: Deployment, name: str) -> None:
     """Remove what nothing names, however young it is: nobody else is writing."""
     found = find_orphans(deployment, deployment.select([name]))
@@ -120,6 +136,7 @@ WORK: dict[str, Callable[[Deployment, str], None]] = {
     "verify": _verify,
     "rollback": _rollback,
     "orphans": _orphans,
+    "maintain": _maintain,
     "statistics": _statistics,
     "tag": _tag,
 }

@@ -1,8 +1,8 @@
 """Everything at once, killed at random: then one run, and every table is what the source really committed.
 
-Ticks of the application, extraction, backfills, apply, publish, repairs, rollbacks, the removal of orphans and whole runs with
-dbt work side by side in processes of their own. Any of them, and any of the four servers, is killed at random moments. Readers
-watch all the while.
+Ticks of the application, extraction, backfills, apply, publish, repairs, rollbacks, maintenance and whole runs with dbt work side
+by side in processes of their own. Any of them, and any of the four servers, is killed at random moments. Readers watch all the
+while.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from typing import Any
 import psycopg
 import pymongo
 
-from lakehouse.settings import Settings, load_settings
+from lakehouse.settings import MaintenanceSettings, Settings, load_settings
 from tests.crash import workers
 from tests.crash.tally import Tally
 from tests.deployments import Project, Running
 
 WORKERS = (
     *("tick", "extract", "extract", "backfill", "apply", "apply", "publish", "publish"),
-    *("repair", "rollback", "orphans"),
+    *("repair", "rollback", "orphans", "maintain"),
 )
 LONGEST_WRITE_HOURS = 1 / 60
 """One minute; what is twice as old and named by nobody is removed. A batch here takes seconds."""
+KEEP_VERSIONS = 6
+"""More than a rollback goes back; older ones expire two minutes after they were current."""
 SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 SERVER_SHARE = 0.06
 """Of the kills; a server takes seconds to come back, in which little else happens."""
@@ -49,7 +51,12 @@ class Soak:
         self._seed = seed
         self._notes = notes
         self._say = say
-        self._settings = settings_of(project).model_copy(update={"longest_write_hours": LONGEST_WRITE_HOURS})
+        self._settings = settings_of(project).model_copy(
+            update={
+                "longest_write_hours": LONGEST_WRITE_HOURS,
+                "maintenance": MaintenanceSettings(keep_days=0, keep_versions=KEEP_VERSIONS),
+            }
+        )
         self._processes: dict[int, BaseProcess] = {}
         self._reader: BaseProcess | None = None
         self._run: Running | None = None
@@ -146,7 +153,8 @@ class Soak:
         rounds = {path.stem: path.stat().st_size for path in sorted(self._notes.glob("*.rounds"))}
         removed = self._notes / "removed"
         orphans = sum(map(int, removed.read_text().split())) if removed.exists() else 0
-        self._say(f"finished rounds: {rounds}; orphans removed: {orphans}")
+        expired = sum(map(int, (self._notes / "expired").read_text().split())) if (self._notes / "expired").exists() else 0
+        self._say(f"finished rounds: {rounds}; orphans removed: {orphans}; versions expired: {expired}")
         idle = sorted({*WORKERS, "watch"} - rounds.keys())
         if idle:
             self.tally.problems.append(f"no round of {', '.join(idle)} ever finished: the soak shows nothing of them")

@@ -22,6 +22,7 @@ from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import Extracted, extract_source
+from lakehouse.pipeline.maintain import maintain_table
 from lakehouse.pipeline.orphans import find_orphans, remove_orphans
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.repair import plan_repair, repair_table
@@ -31,9 +32,13 @@ from lakehouse.rows.checksum import checksum_of
 from lakehouse.settings import Settings
 from lakehouse.spec import Marker, Source, Table
 from tests.crash.forks import FORKS
+from tests.wear import wear
 
 _BREATH = 0.2
 """Seconds between two rounds of a worker, so that the servers are never asked without a pause while one is down."""
+
+WORN_SHARE = 0.5
+"""Of the rounds of maintenance, those before which the table is worn."""
 
 
 def start(work: str, settings: Settings, seed: int, notes: Path) -> BaseProcess:
@@ -112,6 +117,18 @@ def _repair(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, 
 def _orphans(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, int]) -> None:
     removed = remove_orphans(here, find_orphans(here, [_any_table(here, dice)]))
     _write(notes / "removed", f"{len(removed)}")
+
+
+def _maintain(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, int]) -> None:
+    """Look after a table; what was to be compacted is made so by hand, since few would have come to it."""
+    source, table = _any_table(here, dice)
+    if here.lake.state(source.name, table) is None:
+        return
+    if dice.random() < WORN_SHARE:
+        wear(here.settings, here.store, source.name, table)
+    if done := maintain_table(here, source, table):
+        _write(notes / "removed", f"{done.removed}")
+        _write(notes / "expired", f"{len(done.expired)}")
 
 
 def _rollback(here: Deployment, dice: random.Random, notes: Path, seen: dict[str, int]) -> None:
@@ -203,6 +220,7 @@ WORK: dict[str, Callable[[Deployment, random.Random, Path, dict[str, int]], None
     "publish": _publish,
     "repair": _repair,
     "orphans": _orphans,
+    "maintain": _maintain,
     "rollback": _rollback,
     "watch": _watch,
 }

@@ -272,6 +272,20 @@ def test_orphans_are_listed_and_young_ones_are_kept(demo: Project) -> None:
     demo.warehouse("drop table lakehouse.__next__chronochat__users__0123456789ab sync")
 
 
+def test_maintenance_says_what_there_is_to_do_and_what_was_done(demo: Project) -> None:
+    """Everything is young in a new deployment: nothing expires, nothing is removed."""
+    shown = demo.lakehouse("maintain", "chronochat.users", "--dry-run")
+    assert ("chronochat.users" in shown.out, "nothing to do" in shown.err) == (True, True)
+    told = demo.lakehouse("maintain", "--json").json()
+    assert told["failed"] == []
+    assert len(told["tables"]) == 7
+    for table in told["tables"]:
+        assert table["before"] == table["after"]
+        assert (table["compact"], table["expired"], table["removed"], table["skipped"]) == ({}, [], 0, [])
+    demo.lakehouse("maintain", "chronochat.nonsense", ends=2)
+    demo.verify()
+
+
 def test_exit_codes_and_help(demo: Project) -> None:
     assert demo.lakehouse("--version").out.startswith("lakehouse ")
     assert "verify" in demo.lakehouse("--help").out

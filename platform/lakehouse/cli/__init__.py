@@ -33,6 +33,7 @@ _COMMANDS = {
     "rollback": "versions",
     "tag": "versions",
     "repair": "repair",
+    "maintain": "maintain",
     "orphans": "orphans",
     "spark": "spark",
 }

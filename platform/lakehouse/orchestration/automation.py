@@ -1,4 +1,7 @@
-"""What runs without anyone asking: the day at 01:00 UTC, its verification at 03:00, and whatever another process landed."""
+"""What runs without anyone asking: the day at 01:00 UTC, its verification at 03:00, and whatever another process landed.
+
+Maintenance has a schedule of its own: `lakehouse.orchestration.maintenance`.
+"""
 
 from datetime import UTC, date, datetime
 
@@ -8,6 +11,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from lakehouse.errors import LakehouseError
 from lakehouse.orchestration.dead_runs import end_dead_runs
 from lakehouse.orchestration.keys import ONLY_DUE, range_tags, verified_key, yesterday
+from lakehouse.orchestration.maintenance import MAINTAIN_JOB, maintenances
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.windows import DayRange
@@ -23,14 +27,15 @@ ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRu
 
 
 def whole_job(deployment: Deployment) -> AssetJob:
-    """Extract to statistics, for everything that is declared; without verifying it, which reads what was there before, too."""
-    selection = dg.AssetSelection.all() - _verifications(deployment)
+    """Extract to statistics, for everything that is declared; without what looks at or after what was there before, too."""
+    selection = dg.AssetSelection.all() - _verifications(deployment) - maintenances(deployment)
     return dg.define_asset_job(RUN_JOB, selection=selection, description="From the sources to the daily statistics.")
 
 
 def catch_up_job(deployment: Deployment) -> AssetJob:
     """Apply, publish and build what was landed; reads no source."""
-    selection = dg.AssetSelection.all() - dg.AssetSelection.key_prefixes("raw") - _verifications(deployment)
+    read = dg.AssetSelection.key_prefixes("raw")
+    selection = dg.AssetSelection.all() - read - _verifications(deployment) - maintenances(deployment)
     return dg.define_asset_job(
         CATCH_UP_JOB, selection=selection, description="Apply what is in the raw logs, and what follows from it."
     )
@@ -89,7 +94,9 @@ def raw_log_sensor(deployment: Deployment, job: AssetJob) -> dg.SensorDefinition
     )
     def raw_log(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         end_dead_runs(context.instance, one_machine=deployment.settings.profile == "embedded")
-        if any(run.job_name != VERIFY_JOB for run in context.instance.get_runs(dg.RunsFilter(statuses=ACTIVE))):
+        if any(
+            run.job_name not in (VERIFY_JOB, MAINTAIN_JOB) for run in context.instance.get_runs(dg.RunsFilter(statuses=ACTIVE))
+        ):
             return dg.SkipReason("A run is under way; it may be about to apply them.")
         try:
             behind, days = tables_behind(deployment)

@@ -17,6 +17,7 @@ from lakehouse.orchestration.automation import (
     whole_job,
 )
 from lakehouse.orchestration.factory import source_assets
+from lakehouse.orchestration.maintenance import maintain_job, maintenance_assets, maintenance_schedule
 from lakehouse.orchestration.verification import source_checks
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import Settings, current_settings
@@ -41,17 +42,18 @@ def build_definitions(
         # Dagster would say of each asset that its backfill policy is an interface that may still change.
         warnings.simplefilter("ignore", dg.BetaWarning)
         for source in sources:
-            assets.extend(source_assets(deployment, source))
+            assets.extend([*source_assets(deployment, source), maintenance_assets(deployment, source)])
     if dbt_project is not None:
         from lakehouse.orchestration.dbt import statistics_assets
 
         assets.append(statistics_assets(deployment, dbt_project))
     run_all, catch_up, verify = whole_job(deployment), catch_up_job(deployment), verify_job(deployment)
+    maintain = maintain_job(deployment)
     own = dg.Definitions(
         assets=assets,
         asset_checks=[source_checks(deployment, source) for source in sources],
-        jobs=[run_all, catch_up, verify],
-        schedules=[daily_schedule(run_all), verify_schedule(verify)],
+        jobs=[run_all, catch_up, verify, maintain],
+        schedules=[daily_schedule(run_all), verify_schedule(verify), maintenance_schedule(maintain)],
         sensors=[raw_log_sensor(deployment, catch_up)],
         executor=dg.in_process_executor,
     )

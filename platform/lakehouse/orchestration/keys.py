@@ -40,6 +40,11 @@ def warehouse_key(source: Source, table: Table) -> dg.AssetKey:
     return dg.AssetKey(["warehouse", source.name, table.name])
 
 
+def maintenance_key(source: Source) -> dg.AssetKey:
+    """The maintenance of all lake tables of a source."""
+    return dg.AssetKey(["maintenance", source.name])
+
+
 def verified_key(source: Source, table: Table) -> dg.AssetCheckKey:
     """The check that every copy of a table holds the same rows; it is one of the published table, the last of them."""
     return dg.AssetCheckKey(warehouse_key(source, table), "verified")

@@ -65,12 +65,16 @@ def _days_between(deployment: Deployment, source: Source, table: Table, built: i
 
 
 def _versions_between(history: list[TableVersion], built: int | None, published: int) -> list[TableVersion] | None:
-    """The versions with a sequence above the lower and up to the higher of the two; None when the history has a gap there."""
+    """The versions with a sequence above the lower and up to the higher of the two; None when the history has a gap there.
+
+    There may be one: versions expire. A version whose own parent is not there is the first after a gap, or the first of all.
+    """
     low, high = sorted((built or 0, published))
-    known = {version.marker.sequence for version in history}
-    if high not in known or (low not in known and low != 0) or (low == 0 and all(v.parent is not None for v in history)):
+    known, sequences = {version.version for version in history}, {version.marker.sequence for version in history}
+    between = [version for version in history if low < version.marker.sequence <= high]
+    if not {low, high} <= sequences or any(version.parent not in known for version in between):
         return None
-    return [version for version in history if low < version.marker.sequence <= high]
+    return between
 
 
 def _all_days(deployment: Deployment, source: Source, table: Table) -> set[str]:

@@ -6,18 +6,18 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lakehouse.errors import CommitConflict, StoreUnavailable
 from lakehouse.rows.checksum import EMPTY
 from lakehouse.settings import Settings
 from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
 from lakehouse.stores import ObjectStore, refuse_late, started
 from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema, field_specs
-from lakehouse.tables.engine import Applied, TableState
+from lakehouse.tables.committing import after_failure
+from lakehouse.tables.engine import Applied
 from lakehouse.tables.entries import has_snapshot, needed_entries
 from lakehouse.tables.evolution import evolved_fields, rewrites_text
 from lakehouse.tables.folds import Folded, FoldEngine, FoldTask
-from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, StoredFile, TableFormat, TableHandle
+from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, TableFormat, TableHandle
 from lakehouse.tables.partitions import PartitionScheme
 
 NEVER = Marker(0, 0, EMPTY.hex)
@@ -53,17 +53,6 @@ def read_unmarked_base(format_: TableFormat, source: str, table: Table) -> Base:
         return Base(None, NEVER, (), ())
     handle.check_partitioning(table)
     return Base(handle, NEVER, handle.fields, handle.fields)
-
-
-def conflict(tried: str, error: Exception) -> CommitConflict:
-    """The error of a commit that did not go through because the table moved."""
-    cause = error.__cause__ or error
-    return CommitConflict(
-        tried,
-        value=f"{type(cause).__name__}: {cause}",
-        allowed="a table that nobody moved since it was read",
-        remedy="Call it again: it reads the watermark anew and applies what is left.",
-    )
 
 
 @dataclass
@@ -132,7 +121,10 @@ class Apply:
         try:
             state = staged.commit(removed=removed, added=folded.files, properties=properties).state()
         except (CommitMoved, CommitUnknown) as error:
-            state = self._after_failure(folded.files, error)
+            first, last = self.pending[0].sequence, self.pending[-1].sequence
+            tried = f"committing entries {first} to {last} to {self.source}.{self.table.name}"
+            place = self.format, self.store, self.settings, self.source, self.table
+            state = after_failure(*place, tried, error, commit_id=self.commit_id, stored=folded.files)
         rows = sum(file.footer.num_rows for file in folded.files)
         return Applied(state, len(self.pending), partitions, days, rows)
 
@@ -141,23 +133,3 @@ class Apply:
         for old, new in folded.sums.values():
             total = total + new if whole else total - old + new
         return Marker(self.pending[-1].sequence, total.rows, total.hex)
-
-    def _after_failure(self, stored: Sequence[StoredFile], error: Exception) -> TableState:
-        """The table as the commit left it, if that went through although its answer did not come; CommitConflict otherwise."""
-        handle = self.format.load(self.source, self.table)
-        if handle is not None and (version := handle.committed(self.commit_id)) is not None:
-            return handle.state(version)
-        if isinstance(error, CommitMoved):
-            for file in stored:
-                self.store.delete(file.url.removeprefix(self.store.url + "/"))
-        tried = f"committing entries {self.pending[0].sequence} to {self.pending[-1].sequence} to {self.source}.{self.table.name}"
-        if isinstance(error.__cause__, StoreUnavailable):
-            raise error.__cause__
-        if isinstance(error.__cause__, OSError):
-            raise StoreUnavailable(
-                tried,
-                value=str(error.__cause__),
-                allowed=f"an answer from {self.settings.store.endpoint or 'the object store'}",
-                remedy="Look at the store, then run this again: nothing was committed.",
-            ) from error
-        raise conflict(tried, error) from error

@@ -51,6 +51,33 @@ class Applied:
     rows_written: int
 
 
+@dataclass(frozen=True)
+class Fragments:
+    """What a partition's rows are spread over. deletes: those data files that another tool deleted rows of."""
+
+    files: int
+    bytes: int
+    deletes: int
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which versions of a table an expiry leaves: the newest so many, what was current at `since` or later, and the `needed`."""
+
+    newest: int
+    since: datetime
+    needed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compaction did: the table as it left it, and the data files of the partitions before and after."""
+
+    state: TableState
+    before: int
+    after: int
+
+
 class LakeTables(Protocol):
     """The lake tables of one deployment. A table is named by source and table; a partition by `<column>_<transform>=<value>`."""
 
@@ -175,5 +202,29 @@ class LakeTables(Protocol):
         """Lead the table back to an earlier version, marker and all, in one commit; the next apply catches up from there.
 
         The state then: Iceberg makes that version the current one, Delta a new version that is like it.
+        """
+        ...
+
+    def fragmented(self, source: str, table: Table) -> dict[str, Fragments]:
+        """The partitions that `compact` would make into fewer files: of many small ones, or of some with deleted rows."""
+        ...
+
+    def compact(self, source: str, table: Table, partitions: Collection[str]) -> Compacted:
+        """Write the rows of some partitions into as few files as the engine does, in one commit with the marker that there was.
+
+        Raises CommitConflict when anything moved the table meanwhile (nothing was committed: call again), DamagedData when a file
+        is not as it was written, Unsupported for deleted rows where the engine is Spark.
+        """
+        ...
+
+    def expirable(self, source: str, table: Table, keep: Keep) -> tuple[int, ...]:
+        """The versions that `expire` would forget: see there."""
+        ...
+
+    def expire(self, source: str, table: Table, keep: Keep) -> tuple[tuple[int, ...], TableState]:
+        """Forget versions, in one commit; which, and the table as it is then. Their files are orphans afterwards.
+
+        Versions that have a name are kept, too, and a format may have to keep more. Raises CommitConflict when anything moved the
+        table meanwhile: call again.
         """
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -126,6 +127,17 @@ class TableHandle(Protocol):
         """The addresses of all files that any version names, metadata too."""
         ...
 
+    def superseded(self) -> Mapping[int, datetime]:
+        """All versions that can be read but the current one, and when each was last current, by the clocks of who committed."""
+        ...
+
+    def expirable(self, kept: Collection[int]) -> tuple[int, ...]:
+        """The versions that can be forgotten while those that are kept, the current one and all that have a name stay readable.
+
+        A kept version stays with its marker, even where another version's commit holds that.
+        """
+        ...
+
 
 class Staged(Protocol):
     """A commit that is being prepared on one handle (or that makes the table)."""
@@ -145,11 +157,17 @@ class Staged(Protocol):
         ...
 
     def commit(
-        self, *, removed: Collection[DataFile] | None, added: Sequence[StoredFile], properties: Mapping[str, str]
+        self,
+        *,
+        removed: Collection[DataFile] | None,
+        added: Sequence[StoredFile],
+        properties: Mapping[str, str],
+        same_rows: bool = False,
     ) -> TableHandle:
         """Files out (None: all that there are), files in, columns and properties in one commit; the table as it is then.
 
-        Raises CommitMoved or CommitUnknown.
+        same_rows: the files in hold the rows of the files out, and the format's other readers are told so. Raises CommitMoved or
+        CommitUnknown.
         """
         ...
 
@@ -190,6 +208,13 @@ class TableFormat(Protocol):
         """Give a version a name, or (None) take the name away; rows and marker stay.
 
         Raises CommitMoved or CommitUnknown, Unsupported in a format without tags.
+        """
+        ...
+
+    def expire(self, source: str, table: Table, handle: TableHandle, versions: Collection[int]) -> TableHandle:
+        """Forget versions that are `expirable`, in one commit; the table as it is then. No file is deleted.
+
+        Whoever goes back to one of them from what he read before loses to this commit. Raises CommitMoved or CommitUnknown.
         """
         ...
 

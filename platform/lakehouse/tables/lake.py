@@ -10,10 +10,12 @@ from lakehouse.errors import DamagedData, WrongUse
 from lakehouse.settings import Settings
 from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
 from lakehouse.stores import ObjectStore
-from lakehouse.tables.applying import Apply, conflict, read_base, read_unmarked_base
+from lakehouse.tables.applying import Apply, read_base, read_unmarked_base
 from lakehouse.tables.columns import arrow_schema
+from lakehouse.tables.committing import conflict
+from lakehouse.tables.compacting import Compaction, fragmented
 from lakehouse.tables.datafiles import partition_contents
-from lakehouse.tables.engine import Applied, TableState, TableVersion
+from lakehouse.tables.engine import Applied, Compacted, Fragments, Keep, TableState, TableVersion
 from lakehouse.tables.entries import pending_entries
 from lakehouse.tables.evolution import check_declared
 from lakehouse.tables.folds import FoldEngine
@@ -178,6 +180,30 @@ class Lake:
                 raise conflict(f"rolling {source}.{table.name} back to version {version}", error) from error
             return found.state()
 
+    def fragmented(self, source: str, table: Table) -> dict[str, Fragments]:
+        return fragmented(read_base(self._format(table), source, table), table)
+
+    def compact(self, source: str, table: Table, partitions: Collection[str]) -> Compacted:
+        self._existing(source, table)
+        place = self._settings, self._store, self._format(table), self._folds()
+        return Compaction(*place, source, table, partitions).run()
+
+    def expirable(self, source: str, table: Table, keep: Keep) -> tuple[int, ...]:
+        return _expirable(self._existing(source, table), keep)
+
+    def expire(self, source: str, table: Table, keep: Keep) -> tuple[tuple[int, ...], TableState]:
+        handle = self._existing(source, table)
+        versions = _expirable(handle, keep)
+        if not versions:
+            return (), handle.state()
+        try:
+            return versions, self._format(table).expire(source, table, handle, versions).state()
+        except (CommitMoved, CommitUnknown) as error:
+            found = self._existing(source, table)
+            if isinstance(error, CommitMoved) or not set(versions).isdisjoint(found.superseded()):
+                raise conflict(f"expiring versions of {source}.{table.name}", error) from error
+            return versions, found.state()
+
     def _at(self, source: str, table: Table, version: int | None) -> tuple[TableHandle, int, pa.Schema, PartitionScheme]:
         handle = self._existing(source, table)
         at = handle.version(version)
@@ -204,6 +230,13 @@ class Lake:
         if self._engine is None:
             self._engine = self._open_engine()
         return self._engine
+
+
+def _expirable(handle: TableHandle, keep: Keep) -> tuple[int, ...]:
+    superseded = handle.superseded()
+    newest_first = sorted(superseded, key=lambda version: superseded[version], reverse=True)
+    young = (version for version, left in superseded.items() if left >= keep.since)
+    return handle.expirable({*newest_first[: keep.newest - 1], *young, *keep.needed})
 
 
 def _stands_at(handle: TableHandle, marker: Marker) -> bool:

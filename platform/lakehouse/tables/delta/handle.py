@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from lakehouse.stores import ObjectStore
 from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.datafiles import DataFiles
-from lakehouse.tables.delta.log import CHECKSUM, ROWS, SEQUENCE, VERSION, DeltaLog
+from lakehouse.tables.delta.log import CHECKSUM, FIRST, ROWS, SEQUENCE, VERSION, DeltaLog
 from lakehouse.tables.delta.opening import open_table
 from lakehouse.tables.delta.schema import check_partitioning, fields_of, partition_name
 from lakehouse.tables.engine import TableState, TableVersion
@@ -160,11 +160,38 @@ class DeltaHandle:
                 file = action.get("add") or action.get("remove")
                 if file:
                     found.add(self._address(file["path"]))
-        return frozenset(found | {f"{self._store_url}/{path}" for path in self.log.names()})
+        return frozenset(found | {f"{self._store_url}/{path}" for path in self.log.names_from(self._first)})
+
+    def superseded(self) -> Mapping[int, datetime]:
+        left: dict[int, datetime] = {}
+        list(self.log.fetched(self._readable))
+        following = self._committed_at(self.current) or datetime.now(UTC)
+        for version in reversed(self._readable[:-1]):
+            following = self._committed_at(version + 1) or following
+            left[version] = following
+        return left
+
+    def expirable(self, kept: Collection[int]) -> tuple[int, ...]:
+        """A log can only be cut where it has a checkpoint: what is kept and its marker come after that."""
+        first = min({self.current, *kept} & set(self._readable))
+        while self.log.has(first) and first - 1 in self._readable and markers.marker_of(self.log.properties(first)) is None:
+            first -= 1
+        cut = max((version for version in self.log.checkpoints() if version <= first), default=0)
+        return tuple(version for version in self._readable if version < cut)
 
     @cached_property
     def _readable(self) -> list[int]:
-        return self.log.readable(self.current)
+        return [version for version in self.log.readable(self.current) if version >= self._first]
+
+    @property
+    def _first(self) -> int:
+        """The first version that is not expired."""
+        return self.delta.transaction_version(FIRST) or 0
+
+    def _committed_at(self, version: int) -> datetime | None:
+        """When a version was committed, by the clock of who did; None when its commit is gone or does not say."""
+        at = self.log.info(version).get("timestamp") if self.log.has(version) else None
+        return None if at is None else datetime.fromtimestamp(at / 1000, UTC)
 
     def _actions(self, version: int) -> pa.Table:
         return pa.table(self.at(version).get_add_actions(flatten=True))

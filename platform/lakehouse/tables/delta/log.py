@@ -32,8 +32,12 @@ SEQUENCE, ROWS, CHECKSUM, VERSION = "lakehouse.sequence", "lakehouse.rows", "lak
 The checksum is kept as a signed number of 64 bits. `lakehouse.version` is the table's version that the marker was committed with.
 """
 
+FIRST = "lakehouse.first"
+"""The application id of the `txn` action that says which version is the first that may be read: those before it are expired."""
+
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
+_NUMBERED = re.compile(r"(\d{20})\..+")
 _READERS = 8
 
 
@@ -87,6 +91,10 @@ class DeltaLog:
         changes = (action.get("add") or action.get("remove") for action in self.actions(version))
         return any(change is not None and change.get("dataChange", True) for change in changes)
 
+    def checkpoints(self) -> frozenset[int]:
+        """The versions that have a checkpoint."""
+        return self._list()[1]
+
     def readable(self, upto: int) -> list[int]:
         """The versions up to one that the log can still build, oldest first."""
         known, begun = self._list()
@@ -114,6 +122,11 @@ class DeltaLog:
     def names(self) -> list[str]:
         """Paths of all files of the log."""
         return [info.path for info in self._store.list(self.folder)]
+
+    def names_from(self, first: int) -> list[str]:
+        """Paths of the files of the log without those of versions before one."""
+        numbers = ((path, _NUMBERED.fullmatch(path.rpartition("/")[2])) for path in self.names())
+        return [path for path, number in numbers if number is None or int(number[1]) >= first]
 
     def _list(self) -> tuple[frozenset[int], frozenset[int]]:
         """The versions that have a commit, and those that have a checkpoint."""

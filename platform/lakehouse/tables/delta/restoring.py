@@ -16,19 +16,24 @@ ASIDE = "_damaged"
 def restore_log(settings: StoreSettings, store: ObjectStore, root: str, name: str) -> str | None:
     """See `LakeTables.restore`. First the checkpoints are set aside, then commits from the newest, until the rest can be read.
 
-    The marker in what is left says where the table stands then. Nobody can commit meanwhile: nobody can read the table.
+    A log whose first versions are expired begins with a checkpoint, which goes last of all. The marker in what is left says where
+    the table stands then. Nobody can commit meanwhile: nobody can read the table.
     """
     log = DeltaLog(store, root)
     there = sorted(path for path in log.names() if path.endswith((".json", ".parquet", "_last_checkpoint")))
     if not there or _reads(settings, store, root):
         return None
     commits = [path for path in there if path.endswith(".json")]
-    for path in (path for path in there if path not in commits):
+    others = [path for path in there if path not in commits]
+    first = [] if log.has(0) else others[:1]
+    for path in (path for path in others if path not in first):
         _set_aside(store, root, path)
     while commits:
         if _reads(settings, store, root):
             return store.url_of(commits[-1])
         _set_aside(store, root, commits.pop())
+    for path in first:
+        _set_aside(store, root, path)
     raise DamagedData(
         f"restoring the log of lake table {name}",
         value=f"none of {len(there)} files under {store.url_of(log.folder)} can be read",

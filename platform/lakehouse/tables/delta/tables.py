@@ -23,7 +23,7 @@ from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.datafiles import folder_name
 from lakehouse.tables.delta.handle import READER, WRITER, DeltaHandle
-from lakehouse.tables.delta.log import CHECKSUM, LOG_FOLDER, PROPERTIES, ROWS, SEQUENCE, VERSION, Action, DeltaLog
+from lakehouse.tables.delta.log import CHECKSUM, FIRST, LOG_FOLDER, PROPERTIES, ROWS, SEQUENCE, VERSION, Action, DeltaLog
 from lakehouse.tables.delta.opening import open_table
 from lakehouse.tables.delta.restoring import restore_log
 from lakehouse.tables.delta.schema import partition_column, partition_text, rewritten, schema_json
@@ -95,6 +95,23 @@ class DeltaTables:
             allowed="tables declared with format='iceberg'",
             remedy="Keep the number of the version, which `lakehouse show` and `lakehouse rollback` take.",
         )
+
+    def expire(self, source: str, table: Table, handle: TableHandle, versions: Collection[int]) -> TableHandle:
+        """Files of the log from before the first version that stays are orphans afterwards, as data files are."""
+        assert isinstance(handle, DeltaHandle)
+        first = max(versions) + 1
+        handle.files(first, PartitionScheme.of(table.partition, handle.schema(first)))  # the checkpoint can be read
+        properties = markers.marker_properties(
+            handle.marker(handle.current), changed_days=(), partitions=(), commit_id=uuid.uuid4().hex
+        )
+        try:
+            with effect("lake.expire"):
+                self.write(handle.log, handle.current + 1, "VACUUM END", [_transaction(FIRST, first)], properties)
+        except OSError as error:
+            raise CommitUnknown(str(error)) from error
+        committed = self.committed(source, table, handle.current + 1)
+        self.checkpoint(committed)
+        return committed
 
     def restore(self, source: str, table: Table) -> str | None:
         root = self.root(source, table.name)
@@ -182,11 +199,21 @@ class StagedCommit:
         return f"{self.tables.url(self.source, self.table)}/{folder}{name}"
 
     def commit(
-        self, *, removed: Collection[DataFile] | None, added: Sequence[StoredFile], properties: Mapping[str, str]
+        self,
+        *,
+        removed: Collection[DataFile] | None,
+        added: Sequence[StoredFile],
+        properties: Mapping[str, str],
+        same_rows: bool = False,
     ) -> TableHandle:
         version = 0 if self.handle is None else self.handle.current + 1
         log = self.tables.log(self.source, self.table)
-        self.tables.write(log, version, "MERGE" if removed else "WRITE", list(self._actions(removed, added)), properties)
+        actions = list(self._actions(removed, added))
+        for change in (action.get("add") or action.get("remove") for action in actions):
+            if change is not None:
+                change["dataChange"] = not same_rows
+        operation = "OPTIMIZE" if same_rows else "MERGE" if removed else "WRITE"
+        self.tables.write(log, version, operation, actions, properties)
         handle = self.tables.committed(self.source, self.table, version)
         self.tables.checkpoint(handle)
         return handle
@@ -263,4 +290,8 @@ def _transactions(marker: Marker, version: int) -> Iterator[dict[str, Any]]:
     checksum = int(marker.checksum, 16)
     signed = checksum - 2**64 if checksum >= 2**63 else checksum
     for name, value in ((SEQUENCE, marker.sequence), (ROWS, marker.rows), (CHECKSUM, signed), (VERSION, version)):
-        yield {"txn": {"appId": name, "version": value, "lastUpdated": time.time_ns() // 1_000_000}}
+        yield _transaction(name, value)
+
+
+def _transaction(name: str, value: int) -> dict[str, Any]:
+    return {"txn": {"appId": name, "version": value, "lastUpdated": time.time_ns() // 1_000_000}}

@@ -259,6 +259,9 @@ class Fold:
             result.days |= self._changed_days(anew=not old)
 
     def _folded(self, old: Sequence[LocalRows], batches: Sequence[BatchRows]) -> str:
+        if not batches:
+            columns = ", ".join(quoted(name) for name in self.schema.names)
+            return f"select {columns} from {all_rows(self.schema, old)}"
         if self.table.mode == "upsert":
             for rows in batches:
                 fold_sql(self.table, self.schema, None, [_entry(rows, self.schema)])  # refuses a kind that the mode has not

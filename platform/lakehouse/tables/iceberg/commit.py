@@ -7,8 +7,10 @@ up to four times. So the snapshot is produced here, from the handle that the wat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import pyarrow.parquet as pq
+from pydantic import Field
 from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError, ValidationException
 from pyiceberg.io.pyarrow import (
     compute_statistics_plan,
@@ -19,7 +21,9 @@ from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestCo
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation, Summary
+from pyiceberg.table.update import ValidatableTableRequirement
 from pyiceberg.table.update.snapshot import (
     _ManifestMergeManager,
     _OverwriteFiles,
@@ -45,6 +49,30 @@ UNKNOWN = (SQLAlchemyError, OSError)
 """What leaves open whether the commit went through."""
 
 
+class Unmoved(ValidatableTableRequirement):
+    """A requirement of a commit: nobody has committed anything since a table was read.
+
+    files: the metadata files before the one that was read, as that lists them. Whatever is committed after it lists it, too.
+    """
+
+    type: Literal["assert-unmoved"] = Field(default="assert-unmoved")
+    files: tuple[str, ...]
+
+    @classmethod
+    def since(cls, metadata: TableMetadata) -> Unmoved:
+        """That nothing was committed since this metadata."""
+        return cls(files=_files_before(metadata))
+
+    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]  # pydantic's, of that name
+        """See pyiceberg."""
+        if base_metadata is None or _files_before(base_metadata) != self.files:
+            raise CommitFailedException("the table was committed to since it was read")
+
+
+def _files_before(metadata: TableMetadata) -> tuple[str, ...]:
+    return tuple(entry.metadata_file for entry in metadata.metadata_log)
+
+
 class _OneSnapshot(_OverwriteFiles):
     """Replace data files by others; manifests without live files are left behind, small ones merged."""
 
@@ -56,6 +84,14 @@ class _OneSnapshot(_OverwriteFiles):
             target_size_bytes=_MANIFEST_BYTES, min_count_to_merge=_MANIFESTS, merge_enabled=True, snapshot_producer=self
         )
         return merging.merge_manifests(data) + others
+
+
+class _SameRows(_OneSnapshot):
+    """A rewrite: what it is called tells readers of changes that there are none. pyiceberg counts no such snapshots' totals."""
+
+    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
+        counted = super()._summary(snapshot_properties)
+        return Summary(operation=Operation.REPLACE, **counted.additional_properties)
 
 
 class _WholeTable(_OneSnapshot):
@@ -87,6 +123,7 @@ def commit_snapshot(
     removed: Iterable[DataFile] | None,
     added: Sequence[StoredFile],
     properties: Mapping[str, str],
+    same_rows: bool = False,
 ) -> IcebergTable:
     """Stage one snapshot in the transaction and commit it; the table as it is then.
 
@@ -95,7 +132,7 @@ def commit_snapshot(
     """
     if handle is not None:
         handle.metadata.properties[RETRIES] = "0"
-    kind = _WholeTable if removed is None else _OneSnapshot
+    kind = _WholeTable if removed is None else _SameRows if same_rows else _OneSnapshot
     overwrites = handle is not None if removed is None else bool(removed := list(removed))
     producer = kind(
         operation=Operation.OVERWRITE if overwrites else Operation.APPEND,

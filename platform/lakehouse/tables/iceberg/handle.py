@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +23,7 @@ from lakehouse.tables.iceberg.files import live_files, referenced_files, without
 from lakehouse.tables.iceberg.schema import check_spec, fields_of
 from lakehouse.tables.iceberg.versions import (
     find_marker,
+    marked_snapshot,
     marker_at,
     properties_of,
     schema_at,
@@ -118,5 +121,27 @@ class IcebergHandle:
                 writer.write_batch(batch)
         return local
 
+    def superseded(self) -> Mapping[int, datetime]:
+        metadata = self.iceberg.metadata
+        left = {snapshot.snapshot_id: snapshot.timestamp_ms for snapshot in metadata.snapshots}
+        for entry, following in pairwise(metadata.snapshot_log):
+            if entry.snapshot_id in left:
+                left[entry.snapshot_id] = following.timestamp_ms
+        return {version: _time(at) for version, at in left.items() if version != self.current}
+
+    def expirable(self, kept: Collection[int]) -> tuple[int, ...]:
+        metadata = self.iceberg.metadata
+        held = {*kept, *(ref.snapshot_id for ref in metadata.refs.values())}
+        if self.current is not None:
+            held.add(self.current)
+        for snapshot in [snapshot for snapshot in metadata.snapshots if snapshot.snapshot_id in held]:
+            marked = marked_snapshot(self.iceberg, snapshot)
+            held |= {marked.snapshot_id} if marked is not None else set()
+        return tuple(snapshot.snapshot_id for snapshot in metadata.snapshots if snapshot.snapshot_id not in held)
+
     def referenced(self) -> frozenset[str]:
         return referenced_files(self.iceberg, self._reader)
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from pyiceberg.table import Transaction
+from pyiceberg.table.update.snapshot import ExpireSnapshots, ManageSnapshots
 
 from lakehouse.faults import effect
 from lakehouse.settings import Settings
@@ -16,7 +17,7 @@ from lakehouse.stores import ObjectStore
 from lakehouse.tables.datafiles import folder_name
 from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, StoredFile, TableHandle
 from lakehouse.tables.iceberg.catalog import LakeCatalog
-from lakehouse.tables.iceberg.commit import MOVED, RETRIES, UNKNOWN, commit_snapshot
+from lakehouse.tables.iceberg.commit import MOVED, RETRIES, UNKNOWN, Unmoved, commit_snapshot
 from lakehouse.tables.iceberg.handle import IcebergHandle
 from lakehouse.tables.iceberg.restoring import METADATA_SUFFIX, restore_metadata
 from lakehouse.tables.iceberg.schema import file_schema, new_schema, new_spec, stage_evolution, type_properties
@@ -60,26 +61,41 @@ class IcebergTables:
 
     def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> TableHandle:
         assert isinstance(handle, IcebergHandle)
-        with _once(handle), effect("lake.rollback"):
-            handle.iceberg.manage_snapshots().set_current_snapshot(snapshot_id=version).commit()
+        with _once(handle) as transaction, effect("lake.rollback"):
+            ManageSnapshots(transaction).set_current_snapshot(snapshot_id=version).commit()
+            transaction.commit_transaction()
         return handle
 
     def tag(self, source: str, table: Table, handle: TableHandle, name: str, version: int | None) -> None:
         assert isinstance(handle, IcebergHandle)
-        with _once(handle), effect("lake.tag"):
-            snapshots = handle.iceberg.manage_snapshots()
+        with _once(handle) as transaction, effect("lake.tag"):
+            snapshots = ManageSnapshots(transaction)
             (snapshots.remove_tag(name) if version is None else snapshots.create_tag(version, name)).commit()
+            transaction.commit_transaction()
+
+    def expire(self, source: str, table: Table, handle: TableHandle, versions: Collection[int]) -> TableHandle:
+        assert isinstance(handle, IcebergHandle)
+        with _once(handle) as transaction, effect("lake.expire"):
+            ExpireSnapshots(transaction).by_ids(list(versions)).commit()
+            transaction.commit_transaction()
+        return handle
 
     def restore(self, source: str, table: Table) -> str | None:
         return restore_metadata(self._catalog, self._store, source, table.name)
 
 
 @contextmanager
-def _once(handle: IcebergHandle) -> Iterator[None]:
-    """A commit of pyiceberg's that is not tried again from where the table stands by then; its errors are those of the seam."""
+def _once(handle: IcebergHandle) -> Iterator[Transaction]:
+    """A transaction that goes through only if nobody has committed anything since the handle was loaded, and is tried once.
+
+    pyiceberg itself would expire versions, or name them, over whatever was committed in between: over a rollback to one of them.
+    Its errors are those of the seam.
+    """
     handle.iceberg.metadata.properties[RETRIES] = "0"
+    transaction = handle.iceberg.transaction()
+    transaction._stage((), (Unmoved.since(handle.iceberg.metadata),))  # type: ignore[arg-type]  # it knows its own only
     try:
-        yield
+        yield transaction
     except MOVED as error:
         raise CommitMoved(str(error)) from error
     except UNKNOWN as error:
@@ -108,12 +124,18 @@ class StagedSnapshot:
         return f"{self.transaction.table_metadata.location}/data/{folder}{name}"
 
     def commit(
-        self, *, removed: Collection[DataFile] | None, added: Sequence[StoredFile], properties: Mapping[str, str]
+        self,
+        *,
+        removed: Collection[DataFile] | None,
+        added: Sequence[StoredFile],
+        properties: Mapping[str, str],
+        same_rows: bool = False,
     ) -> TableHandle:
         before = self.handle.iceberg if self.handle is not None else None
         gone = None if removed is None else [file.own.file for file in removed]
+        place = self.transaction, before, self.scheme
         try:
-            committed = commit_snapshot(self.transaction, before, self.scheme, removed=gone, added=added, properties=properties)
+            committed = commit_snapshot(*place, removed=gone, added=added, properties=properties, same_rows=same_rows)
         except MOVED as error:
             raise CommitMoved(str(error)) from error
         except UNKNOWN as error:

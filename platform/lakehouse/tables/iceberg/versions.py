@@ -23,10 +23,16 @@ def properties_of(snapshot: Snapshot) -> dict[str, str]:
 
 def find_marker(handle: IcebergTable, snapshot: Snapshot) -> Marker | None:
     """The marker of a snapshot, None when another tool made it; a rewrite that changes no rows has its parent's."""
+    marked = marked_snapshot(handle, snapshot)
+    return markers.marker_of(properties_of(marked)) if marked is not None else None
+
+
+def marked_snapshot(handle: IcebergTable, snapshot: Snapshot) -> Snapshot | None:
+    """The snapshot whose commit holds the marker of a snapshot: itself, or one whose rows it only rewrote."""
     at: Snapshot | None = snapshot
     while at is not None:
-        if found := markers.marker_of(properties_of(at)):
-            return found
+        if markers.marker_of(properties_of(at)):
+            return at
         if at.summary is None or at.summary.operation != Operation.REPLACE or at.parent_snapshot_id is None:
             return None
         at = handle.snapshot_by_id(at.parent_snapshot_id)

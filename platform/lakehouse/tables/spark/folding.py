@@ -50,8 +50,10 @@ class Plan:
 
     def folded(self, old: DataFrame | None) -> DataFrame:
         """The rows after the batches; old: those before them, of the partitions that are folded."""
+        if old is not None and not self.entries:
+            return old.select(*self._columns())
         if self.table.mode == "snapshot":
-            return self.rows(self.entries[-1]).select(*self._columns()) if self.entries else nothing(self.session, self.schema)
+            return self.rows(self.entries[-1]).select(*self._columns())
         return self._replaced(old) if self.table.mode == "append" else self._upserted(old)
 
     def keys(self) -> DataFrame:

@@ -1,0 +1,135 @@
+"""Looking after the tables of a deployment: small files, old versions and what nobody names go; every copy stays equal."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from lakehouse.pipeline import maintain, orphans
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.maintain import Maintained, maintain_table
+from lakehouse.pipeline.statistics import mark_built, stale_statistics
+from lakehouse.settings import MaintenanceSettings, StoreSettings
+from lakehouse.tables.delta import tables as delta_tables
+from tests.crash.matrix import both_formats
+from tests.crash.passage import take
+from tests.shop import FIRST, Shop
+from tests.wear import wear
+
+TABLES = ("shop.orders", "shop_delta.orders")
+
+
+@pytest.fixture
+def old_shop(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """The shop in both formats on a store in a folder, where everything is older than any writer, and one version is kept."""
+    settings = shop.deployment.settings.model_copy(
+        update={
+            "store": StoreSettings(url=(tmp_path / "store").as_uri()),
+            "home": tmp_path / "home",
+            "maintenance": MaintenanceSettings(keep_days=0, keep_versions=1),
+        }
+    )
+    shop.deployment = both_formats(Deployment(settings, shop.deployment.sources))
+    for module in (maintain, orphans):
+        monkeypatch.setattr(module, "oldest_writer", lambda deployment: timedelta(microseconds=-1))
+    monkeypatch.setattr(delta_tables, "CHECKPOINT_EVERY", 3)
+    return shop
+
+
+def looked_after(shop: Shop, name: str, *, dry: bool = False) -> Maintained:
+    found = maintain_table(shop.deployment, *shop.deployment.select([name])[0], dry=dry)
+    assert found is not None
+    return found
+
+
+def with_history(shop: Shop) -> None:
+    """Six versions of the orders, the last of them in small files."""
+    for number in range(5):
+        shop.order(10_000 + 10 * number, 6, FIRST + timedelta(days=2, hours=4))
+        for name in TABLES:
+            take(shop.deployment, name)
+    for name in TABLES:
+        source, table = shop.deployment.select([name])[0]
+        wear(shop.deployment.settings, shop.deployment.store, source.name, table)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_small_again_and_every_copy_is_equal(old_shop: Shop, name: str) -> None:
+    shop = old_shop
+    with_history(shop)
+    before = looked_after(shop, name, dry=True)
+    assert before.compact
+    assert before.expired
+    assert before.before == before.after
+    assert looked_after(shop, name, dry=True) == before
+    done = looked_after(shop, name)
+    assert done.before == before.before
+    assert done.compact == before.compact
+    assert done.after.files < done.before.files
+    assert done.after.versions < done.before.versions
+    assert done.removed > 4
+    assert done.removed_bytes > 0
+    assert done.skipped == ()
+    source, table = shop.deployment.select([name])[0]
+    state, published = shop.deployment.lake.state(source.name, table), shop.deployment.warehouse.state(source.name, table)
+    assert state is not None
+    assert published is not None
+    assert (published.version, published.marker) == (state.current.version, state.current.marker)
+    assert shop.verify(deep=True)[name].equal
+    looked_after(shop, name)  # a Delta log's own commit made one more version old
+    assert looked_after(shop, name).idle
+    shop.order(20_000, 3, FIRST + timedelta(days=2, hours=5))
+    take(shop.deployment, name)
+    assert shop.verify(deep=True)[name].equal
+
+
+def test_a_table_that_was_never_built_is_passed_over(old_shop: Shop) -> None:
+    assert maintain_table(old_shop.deployment, *old_shop.deployment.select(["shop.orders"])[0]) is None
+
+
+def test_statistics_of_a_time_that_is_forgotten_are_built_for_all_days(old_shop: Shop) -> None:
+    """What changed between two versions cannot be told once those between them are gone."""
+    shop = old_shop
+    for name in TABLES:
+        take(shop.deployment, name)
+    mark_built(shop.deployment, stale_statistics(shop.deployment))
+    with_history(shop)
+    changed = stale_statistics(shop.deployment)
+    for name in TABLES:
+        looked_after(shop, name)
+    after = stale_statistics(shop.deployment)
+    assert after.sequences == changed.sequences
+    assert set(changed.days) < set(after.days)
+
+
+def test_what_is_young_stays(old_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that was current a moment ago may be read, a file of a moment ago may be named."""
+    shop = old_shop
+    with_history(shop)
+    for module in (maintain, orphans):
+        monkeypatch.setattr(module, "oldest_writer", orphans_limit)
+    shop.deployment.store.put("lake/shop/orders/data/dead.parquet", b"12345")
+    done = looked_after(shop, "shop.orders")
+    assert done.compact
+    assert (done.expired, done.removed) == ((), 0)
+    assert done.after.versions == done.before.versions + 1
+
+
+def orphans_limit(deployment: Deployment) -> timedelta:
+    return timedelta(hours=48)
+
+
+def test_the_clock_of_the_store_decides_what_is_removed(old_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = old_shop
+    take(shop.deployment, "shop.orders")
+    monkeypatch.setattr(orphans, "oldest_writer", orphans_limit)
+    for path, age in (("lake/shop/orders/data/dead.parquet", 49), ("lake/shop/orders/data/new.parquet", 47)):
+        shop.deployment.store.put(path, b"12345")
+        written = (tmp_path / "store" / path).stat().st_mtime - timedelta(hours=age).total_seconds()
+        os.utime(tmp_path / "store" / path, (written, written))
+    done = looked_after(shop, "shop.orders")
+    assert (done.removed, done.removed_bytes) == (1, 5)
+    assert [info.path for info in shop.deployment.store.list("lake/shop/orders/data") if "new" in info.path]
