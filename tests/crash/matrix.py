@@ -20,6 +20,7 @@ from typing import Literal
 from unittest.mock import patch
 
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.maintain import maintain_table
 from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.services.processes import poll
@@ -178,7 +179,7 @@ class Matrix:
         """
         deployment = self._prepared(case.table, case.state)
         self.tally.points.add(case.passed.point)
-        passage = start(deployment.settings, case.table, fault=case.passed.fault("hang"))
+        passage = start(deployment.settings, case.table, work=case.work, fault=case.passed.fault("hang"))
         assert poll(lambda: stopped(passage), seconds=PATIENCE), case
         self._look(deployment, case)
         meanwhile(deployment, case)
@@ -205,6 +206,14 @@ class Matrix:
         source, table = deployment.select([case.table])[0]
         history = deployment.lake.history(source.name, table)
         deployment.lake.rollback(source.name, table, history[-2].version)
+
+    def maintain(self, deployment: Deployment, case: Case) -> None:
+        """Compact the lake's table; nothing that a process may be writing is old enough to be removed."""
+        source, table = deployment.select([case.table])[0]
+        if deployment.lake.state(source.name, table) is not None:
+            wear(deployment.settings, deployment.store, source.name, table)
+            assert deployment.lake.compact(source.name, table, list(deployment.lake.partitions(source.name, table))).after
+        maintain_table(deployment, source, table)
 
     def _prepared(self, table: str, state: str) -> Deployment:
         """A deployment in which the table has something new, and a history or none."""

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.matrix import LATER, Case, Matrix, both_formats, chosen, run_cases
+from tests.crash.matrix import LATER, ONE_OF_EACH_FORMAT, WORN, Case, Matrix, both_formats, chosen, run_cases
 from tests.shop import Shop
 from tests.unit.test_faults import points_in_the_code
 
 SEED = 7
+COMMITS = ("lake.commit", "lake.expire")
 AT_A_RUN = {"statistics.build"}
 """Points of Dagster's steps alone; `test_run_killed.py` comes by them."""
 
@@ -47,3 +48,11 @@ def test_a_process_that_is_overtaken_or_rolled_back_at_any_point_loses_and_doubl
     for found in points.values():
         matrix.overlap(dice.choice(found), matrix.another)
         matrix.overlap(dice.choice(found), matrix.rollback)
+
+
+def test_maintenance_and_a_run_may_overtake_each_other_at_any_commit(matrix: Matrix) -> None:
+    for row in matrix.rows([LATER, WORN], ONE_OF_EACH_FORMAT):
+        meanwhile = matrix.another if row.state == WORN else matrix.maintain
+        for case in matrix.cases(row, ["hang"]):
+            if case.passed.point in COMMITS and (case.passed.moment, case.passed.nth) == ("before", 1):
+                matrix.overlap(case, meanwhile)
