@@ -1,6 +1,7 @@
-"""`make crash`: all fault points, then a soak. Prints one table, and writes `benchmarks/results/crash.json`.
+"""`make crash`: all fault points on a table's way, those of maintenance, then a soak.
 
-Exit 1 when a row was lost or doubled, or anything else was not as promised.
+Prints one table, and writes `benchmarks/results/crash.json`. Exit 1 when a row was lost or doubled, or anything else was not as
+promised.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import psycopg
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import SourceSettings
-from tests.crash.matrix import SPARK_ROWS, Matrix, both_formats, chosen, distinct, run_cases
+from tests.crash.matrix import SPARK_ROWS, STATES, WORN, Matrix, Row, both_formats, chosen, distinct, run_cases
 from tests.crash.soak import UNTIL, Soak
 from tests.crash.tally import Tally, table
 from tests.deployments import CHECKOUT, SMALL, demo_project
@@ -26,7 +27,7 @@ from tests.servers import Deployment as Servers
 from tests.servers import without_lakehouse_variables
 from tests.shop import CLICKS, SHOP, Shop
 
-PARTS = ("matrix", "soak")
+PARTS = ("matrix", "maintenance", "soak")
 RESULT = CHECKOUT / "benchmarks" / "results" / "crash.json"
 
 
@@ -38,30 +39,33 @@ def main() -> int:
         "--seed", type=int, default=random.randrange(10**6), help="of all choices (default: some number, which is said)"
     )
     parser.add_argument("--short", action="store_true", help="each fault point once, killed after it and its answer lost")
-    parser.add_argument("--part", choices=PARTS, help="only this; what is kept of the other stays (default: both)")
+    parser.add_argument("--part", choices=PARTS, help="only this; what is kept of the others stays (default: all)")
     given = parser.parse_args()
     without_lakehouse_variables()
     say(f"seed {given.seed}")
     tallies = {}
-    if given.part != "soak":
-        tallies["matrix"] = fault_points(given.seed, short=given.short)
-    if given.part != "matrix":
+    asked = PARTS if given.part is None else (given.part,)
+    if "matrix" in asked:
+        tallies["matrix"] = fault_points("fault points", given.seed, STATES.keys() - {WORN}, SPARK_ROWS, short=given.short)
+    if "maintenance" in asked:
+        tallies["maintenance"] = fault_points("maintenance", given.seed, {WORN}, (), short=given.short)
+    if "soak" in asked:
         tallies["soak"] = soak(given.kills, given.seed)
     print(table(list(tallies.values())))
     write(tallies, given.seed)
     return 0 if all(tally.clean for tally in tallies.values()) else 1
 
 
-def fault_points(seed: int, *, short: bool) -> Tally:
-    """Every case at every fault point, or a choice of them."""
+def fault_points(name: str, seed: int, states: Collection[str], more: Sequence[Row], *, short: bool) -> Tally:
+    """Every case at every fault point of tables in these states, or a choice of them, and those of more rows."""
     with shop() as opened, tempfile.TemporaryDirectory(prefix="lh-crash-") as scratch:
         opened.run()
-        matrix = Matrix(opened, Path(scratch))
-        rows = matrix.rows()
+        matrix = Matrix(opened, Path(scratch), Tally(name))
+        rows = matrix.rows(states)
         if short:
             run_cases(matrix, chosen([case for row in rows for case in matrix.cases(row)], seed), say)
             rows = []
-        for row in [*rows, *SPARK_ROWS]:
+        for row in [*rows, *more]:
             matrix.renew()
             run_cases(matrix, distinct(matrix.cases(row)), say)
         return matrix.tally
