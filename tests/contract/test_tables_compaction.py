@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -12,7 +13,7 @@ from lakehouse.spec import Table
 from lakehouse.spec.partitioning import days, identity
 from lakehouse.tables import open_tables
 from lakehouse.tables.compacting import MANY
-from tests.lakes import Lake, folding_lake_fixture, overtaken, sorted_rows  # noqa: F401
+from tests.lakes import FOLDING_LAKES, Lake, lake_fixture, named_lake, overtaken, sorted_rows  # noqa: F401
 from tests.rawlogs import SOURCE, HandLog, Row, day, day_window
 from tests.wear import wear
 
@@ -40,14 +41,21 @@ def worn(lake: Lake, mode: Literal["append", "upsert", "snapshot"]) -> HandLog:
     return log
 
 
+@pytest.fixture(params=FOLDING_LAKES)
+def folded(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """Each lake in turn, some by each engine."""
+    return named_lake(request, tmp_path)
+
+
 def rows_of(lake: Lake, log: HandLog) -> list[Row]:
     return sorted_rows(lake.rows(log.table))
 
 
 @pytest.mark.parametrize("mode", list(TABLES))
 def test_compaction_leaves_the_same_rows_and_marker_in_fewer_files(
-    lake: Lake, mode: Literal["append", "upsert", "snapshot"]
+    folded: Lake, mode: Literal["append", "upsert", "snapshot"]
 ) -> None:
+    lake = folded
     log = worn(lake, mode)
     before, rows = lake.state(log.table), rows_of(lake, log)
     found = lake.tables.fragmented(SOURCE, log.table)

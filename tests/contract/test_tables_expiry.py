@@ -27,10 +27,10 @@ LONG_AGO, NOW = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UT
 
 @pytest.fixture
 def aged(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> HandLog:
-    """A table with a history of ten versions; a Delta log has a checkpoint at every third."""
+    """A table with a history of seven versions; a Delta log has a checkpoint at every third."""
     monkeypatch.setattr(delta_tables, "CHECKPOINT_EVERY", 3)
     log = lake.log(LOGS, FIELDS)
-    for number in range(1, 11):
+    for number in range(1, 8):
         log.write("replace", [{"id": number, "at": day(1 + number % 3), "kind": "x"}], window=day_window(1 + number % 3))
         lake.apply(log)
     return log
@@ -41,7 +41,7 @@ def sequences(lake: Lake, log: HandLog) -> list[int]:
 
 
 def live(lake: Lake, log: HandLog) -> Sequence[Row]:
-    return sorted_rows([{"id": number, "at": day(1 + number % 3), "kind": "x"} for number in (8, 9, 10)])
+    return sorted_rows([{"id": number, "at": day(1 + number % 3), "kind": "x"} for number in (5, 6, 7)])
 
 
 def kept_at_least(lake: Lake, sequence: int) -> int:
@@ -49,18 +49,18 @@ def kept_at_least(lake: Lake, sequence: int) -> int:
     return sequence if lake.format == "iceberg" else (sequence - 1) // 3 * 3 + 1
 
 
-@pytest.mark.parametrize("newest", [1, 2, 5])
+@pytest.mark.parametrize("newest", [1, 2, 4])
 def test_expiry_leaves_the_newest_versions(lake: Lake, aged: HandLog, newest: int) -> None:
     table, marker = aged.table, lake.marker(aged.table)
     keep = Keep(newest, NOW)
     expected = lake.tables.expirable(SOURCE, table, keep)
     versions, state = lake.tables.expire(SOURCE, table, keep)
     assert versions == expected
-    first = kept_at_least(lake, 11 - newest)
+    first = kept_at_least(lake, 8 - newest)
     assert len(versions) == first - 1
     found = sequences(lake, aged)
-    assert found[: 11 - first] == list(range(first, 11))
-    assert set(found[11 - first :]) <= {10}  # a commit of Delta's that forgets
+    assert found[: 8 - first] == list(range(first, 8))
+    assert set(found[8 - first :]) <= {7}  # a commit of Delta's that forgets
     assert state == lake.state(table)
     assert state.current.marker == marker
     assert sorted_rows(lake.rows(table)) == live(lake, aged)
@@ -70,20 +70,20 @@ def test_expiry_leaves_the_newest_versions(lake: Lake, aged: HandLog, newest: in
         lake.rows(table, version=versions[-1])
     lake.tables.expire(SOURCE, table, keep)  # forgetting is a commit of a Delta log, and makes another version old
     assert lake.tables.expire(SOURCE, table, keep) == ((), lake.state(table))
-    aged.write("replace", [{"id": 11, "at": day(3), "kind": "x"}], window=day_window(3))
+    aged.write("replace", [{"id": 8, "at": day(3), "kind": "x"}], window=day_window(3))
     lake.apply(aged)
-    lake.check(aged, [row for row in live(lake, aged) if row["at"] != day(3)] + [{"id": 11, "at": day(3), "kind": "x"}])
+    lake.check(aged, [row for row in live(lake, aged) if row["at"] != day(3)] + [{"id": 8, "at": day(3), "kind": "x"}])
 
 
 def test_expiry_leaves_what_was_current_lately_and_what_somebody_needs(lake: Lake, aged: HandLog) -> None:
     table = aged.table
     history = lake.tables.history(SOURCE, table)
     assert lake.tables.expirable(SOURCE, table, Keep(1, LONG_AGO)) == ()
-    seventh = history[6].version
-    versions, _ = lake.tables.expire(SOURCE, table, Keep(1, NOW, (seventh,)))
-    assert seventh not in versions
-    assert lake.rows(table, version=seventh)
-    expected = {7, 10} if lake.format == "iceberg" else {7, 8, 9, 10}
+    fourth = history[3].version
+    versions, _ = lake.tables.expire(SOURCE, table, Keep(1, NOW, (fourth,)))
+    assert fourth not in versions
+    assert lake.rows(table, version=fourth)
+    expected = {4, 7} if lake.format == "iceberg" else {4, 5, 6, 7}
     assert set(sequences(lake, aged)) == expected
 
 
@@ -93,7 +93,7 @@ def test_the_files_of_versions_that_are_forgotten_are_named_no_more(lake: Lake, 
     lake.tables.expire(SOURCE, table, Keep(1, NOW))
     after = lake.tables.referenced(SOURCE, table) or frozenset()
     gone = {address.removeprefix(lake.store.url + "/") for address in before - after}
-    assert len([path for path in gone if path.endswith(".parquet") and "checkpoint" not in path]) >= 6
+    assert len([path for path in gone if path.endswith(".parquet") and "checkpoint" not in path]) >= 3
     for path in gone:
         lake.store.delete(path)
     assert sorted_rows(lake.rows(table)) == live(lake, aged)
@@ -107,10 +107,10 @@ def test_the_files_of_versions_that_are_forgotten_are_named_no_more(lake: Lake, 
 
 
 def test_an_expiry_that_somebody_overtakes_says_so(lake: Lake, aged: HandLog) -> None:
-    aged.write("replace", [{"id": 11, "at": day(9), "kind": "x"}], window=day_window(9))
+    aged.write("replace", [{"id": 8, "at": day(9), "kind": "x"}], window=day_window(9))
     with pytest.raises(CommitConflict, match="expiring"):
         overtaken(lambda: lake.apply(aged), lambda: lake.tables.expire(SOURCE, aged.table, Keep(1, NOW)))
-    assert sequences(lake, aged) == list(range(1, 12))
+    assert sequences(lake, aged) == list(range(1, 9))
 
 
 def test_a_rollback_to_a_version_that_is_forgotten_meanwhile_loses(lake: Lake, aged: HandLog) -> None:
@@ -134,7 +134,7 @@ def test_an_expiry_whose_answer_is_lost_knows_that_it_went_through(lake: Lake, a
         faults.watch(None)
     assert state == lake.state(aged.table)
     assert versions
-    assert set(sequences(lake, aged)) == set(range(kept_at_least(lake, 10), 11))
+    assert set(sequences(lake, aged)) == set(range(kept_at_least(lake, 7), 8))
 
 
 def test_a_version_that_was_rolled_back_to_and_one_with_a_name_stay(lake: Lake, aged: HandLog) -> None:
