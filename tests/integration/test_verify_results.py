@@ -81,7 +81,10 @@ def test_the_check_of_every_table_passes_and_fails_with_its_copies(shop: Shop) -
 
 
 def test_no_other_job_verifies(shop: Shop) -> None:
+    """Nor does any other look after tables."""
     definitions = build_definitions(shop.deployment.sources, settings=shop.deployment.settings)
-    for name, verifies in (("lakehouse", False), ("catch_up", False), ("verify", True)):
+    for name in ("lakehouse", "catch_up", "verify", "maintain"):
         steps = {node.name for node in definitions.resolve_job_def(name).graph.node_defs}
-        assert bool(steps & {"shop__verify", "clicks__verify"}) is verifies
+        assert bool(steps & {"shop__verify", "clicks__verify"}) is (name == "verify")
+        assert bool(steps & {"maintenance__shop", "maintenance__clicks"}) is (name == "maintain")
+        assert steps
