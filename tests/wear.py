@@ -24,8 +24,7 @@ def wear(settings: Settings, store: ObjectStore, source: str, table: Table) -> N
     """Cut the files of every partition into `MANY`, or one for each row, in one commit that keeps the marker."""
     lake = open_tables(settings, store)
     assert isinstance(lake, Lake)
-    format_, partitions = lake._format(table), list(lake.partitions(source, table))
-    _Wearing(settings, store, format_, _Cutting(settings, store), source, table, partitions).run()
+    _Wearing(lake._target(source, table), _Cutting(settings, store), list(lake.partitions(source, table))).run()
 
 
 class _Wearing(Compaction):

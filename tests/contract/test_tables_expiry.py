@@ -152,6 +152,28 @@ def test_a_version_that_was_rolled_back_to_and_one_with_a_name_stay(lake: Lake, 
     lake.check(aged, live(lake, aged))
 
 
+def test_damaged_metadata_costs_no_more_where_the_first_versions_are_gone(lake: Lake, aged: HandLog) -> None:
+    """A Delta log begins with a checkpoint then: without it, nothing of the log could be read."""
+    lake.tables.expire(SOURCE, aged.table, Keep(1, NOW))
+    remove_unnamed(lake, aged.table)
+    aged.write("replace", [{"id": 8, "at": day(3), "kind": "x"}], window=day_window(3))
+    lake.apply(aged)
+    metadata = [
+        info.path
+        for info in lake.store.list(lake.tables.root(SOURCE, aged.table))
+        if info.path.endswith(".metadata.json" if lake.format == "iceberg" else ".json")
+    ]
+    lake.store.put(max(metadata), b"{")
+    again = lake.opened(lake.store)
+    assert again.restore(SOURCE, aged.table) is not None
+    state = again.state(SOURCE, aged.table)
+    assert state is not None
+    assert state.current.marker.sequence == 7
+    assert sorted_rows(lake.rows(aged.table)) == live(lake, aged)
+    lake.apply(aged)
+    lake.check(aged, [row for row in live(lake, aged) if row["at"] != day(3)] + [{"id": 8, "at": day(3), "kind": "x"}])
+
+
 @pytest.mark.parametrize("format_", ["iceberg", "delta"])
 def test_a_long_life_leaves_a_bounded_number_of_files(format_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty commits, looked after at every fifth: there are no more files and metadata in the end than there were before."""

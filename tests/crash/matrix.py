@@ -212,7 +212,8 @@ class Matrix:
         source, table = deployment.select([case.table])[0]
         if deployment.lake.state(source.name, table) is not None:
             wear(deployment.settings, deployment.store, source.name, table)
-            assert deployment.lake.compact(source.name, table, list(deployment.lake.partitions(source.name, table))).after
+            done = deployment.lake.compact(source.name, table, list(deployment.lake.partitions(source.name, table)))
+            assert done.after < done.before
         maintain_table(deployment, source, table)
 
     def _prepared(self, table: str, state: str) -> Deployment:

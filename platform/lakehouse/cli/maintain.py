@@ -9,8 +9,7 @@ import click
 
 from lakehouse.cli.session import deployment
 from lakehouse.cli.terminal import print_table, say, size_of
-from lakehouse.errors import LakehouseError
-from lakehouse.pipeline.maintain import Maintained, maintain_table
+from lakehouse.pipeline.maintain import Maintained, maintain_tables
 
 
 @click.command()
@@ -24,16 +23,8 @@ def maintain(tables: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     versions stay; those with a name and the published one always do. Safe beside runs, and to be killed.
     """
     here = deployment()
-    done: list[Maintained] = []
-    failed: list[str] = []
-    for source, table in here.select(tables):
-        try:
-            found = maintain_table(here, source, table, dry=dry_run)
-        except LakehouseError as error:
-            failed.append(f"{source.name}.{table.name}: {error}")
-            continue
-        if found is not None:
-            done.append(found)
+    done, errors = maintain_tables(here, here.select(tables), dry=dry_run)
+    failed = [f"{name}: {error}" for name, error in errors.items()]
     if as_json:
         click.echo(json.dumps({"tables": [asdict(found) for found in done], "failed": failed}, indent=2))
     else:

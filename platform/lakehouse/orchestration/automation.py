@@ -1,6 +1,5 @@
-"""What runs without anyone asking: the day at 01:00 UTC, its verification at 03:00, and whatever another process landed.
-
-Maintenance has a schedule of its own: `lakehouse.orchestration.maintenance`.
+"""What runs without anyone asking: the day at 01:00 UTC, its verification at 03:00, maintenance on Sundays at 04:00, and whatever
+another process landed.
 """
 
 from datetime import UTC, date, datetime
@@ -11,7 +10,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from lakehouse.errors import LakehouseError
 from lakehouse.orchestration.dead_runs import end_dead_runs
 from lakehouse.orchestration.keys import ONLY_DUE, range_tags, verified_key, yesterday
-from lakehouse.orchestration.maintenance import MAINTAIN_JOB, maintenances
+from lakehouse.orchestration.maintenance import maintenances
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.windows import DayRange
@@ -21,6 +20,7 @@ AssetJob = UnresolvedAssetJobDefinition
 RUN_JOB = "lakehouse"
 CATCH_UP_JOB = "catch_up"
 VERIFY_JOB = "verify"
+MAINTAIN_JOB = "maintain"
 RETRY_SECONDS = 600
 """Work that a run could not do is asked for again after this long: a run key is used once."""
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
@@ -48,15 +48,36 @@ def verify_job(deployment: Deployment) -> AssetJob:
     )
 
 
+def maintain_job(deployment: Deployment) -> AssetJob:
+    """Look after every lake table."""
+    return dg.define_asset_job(
+        MAINTAIN_JOB,
+        selection=maintenances(deployment),
+        description="Compact small files, expire old versions and remove orphans of every lake table.",
+    )
+
+
 def verify_schedule(job: AssetJob) -> dg.ScheduleDefinition:
-    """Every day at 03:00 UTC; running by default."""
+    """Every day at 03:00 UTC."""
+    return _schedule(
+        "daily_verification", job, "0 3 * * *", "Verifies what has changed since the last verification, in every copy."
+    )
+
+
+def maintenance_schedule(job: AssetJob) -> dg.ScheduleDefinition:
+    """Every Sunday at 04:00 UTC."""
+    return _schedule("weekly_maintenance", job, "0 4 * * 0", "Looks after every lake table, beside whatever runs.")
+
+
+def _schedule(name: str, job: AssetJob, cron: str, description: str) -> dg.ScheduleDefinition:
+    """A time (UTC) at which a job runs whole; running by default."""
     return dg.ScheduleDefinition(
-        name="daily_verification",
+        name=name,
         job=job,
-        cron_schedule="0 3 * * *",
+        cron_schedule=cron,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Verifies what has changed since the last verification, in every copy.",
+        description=description,
     )
 
 

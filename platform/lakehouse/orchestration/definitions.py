@@ -11,13 +11,15 @@ import dagster as dg
 from lakehouse.orchestration.automation import (
     catch_up_job,
     daily_schedule,
+    maintain_job,
+    maintenance_schedule,
     raw_log_sensor,
     verify_job,
     verify_schedule,
     whole_job,
 )
 from lakehouse.orchestration.factory import source_assets
-from lakehouse.orchestration.maintenance import maintain_job, maintenance_assets, maintenance_schedule
+from lakehouse.orchestration.maintenance import maintenance_assets
 from lakehouse.orchestration.verification import source_checks
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import Settings, current_settings

@@ -1,17 +1,13 @@
-"""`maintenance`: lake tables looked after, every week."""
+"""`maintenance`: the lake tables of a source, looked after."""
 
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from lakehouse.errors import LakehouseError
 from lakehouse.orchestration.keys import maintenance_key
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.maintain import Maintained, maintain_table
+from lakehouse.pipeline.maintain import Maintained, maintain_tables
 from lakehouse.spec import Source
-
-MAINTAIN_JOB = "maintain"
 
 
 def maintenance_assets(deployment: Deployment, source: Source) -> dg.AssetsDefinition:
@@ -20,20 +16,13 @@ def maintenance_assets(deployment: Deployment, source: Source) -> dg.AssetsDefin
     @dg.asset(
         key=maintenance_key(source),
         group_name="maintenance",
-        kinds={source.tables[0].format},
+        kinds={table.format for table in source.tables},
         description=f"The lake tables of {source.name}, looked after: files compacted, old versions expired, orphans removed.",
     )
     def maintenance(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        done, failed = [], []
-        for table in source.tables:
-            try:
-                found = maintain_table(deployment, source, table)
-            except LakehouseError as error:
-                context.log.error(f"{source.name}.{table.name}: {error}")
-                failed.append(table.name)
-                continue
-            if found is not None:
-                done.append(found)
+        done, failed = maintain_tables(deployment, [(source, table) for table in source.tables])
+        for name, error in failed.items():
+            context.log.error(f"{name}: {error}")
         context.add_output_metadata(
             {
                 "tables": dg.MetadataValue.md(_as_table(done)),
@@ -48,27 +37,6 @@ def maintenance_assets(deployment: Deployment, source: Source) -> dg.AssetsDefin
         return dg.MaterializeResult()
 
     return maintenance
-
-
-def maintain_job(deployment: Deployment) -> UnresolvedAssetJobDefinition:
-    """Look after every lake table."""
-    return dg.define_asset_job(
-        MAINTAIN_JOB,
-        selection=maintenances(deployment),
-        description="Compact small files, expire old versions and remove orphans of every lake table.",
-    )
-
-
-def maintenance_schedule(job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
-    """Every Sunday at 04:00 UTC; running by default."""
-    return dg.ScheduleDefinition(
-        name="weekly_maintenance",
-        job=job,
-        cron_schedule="0 4 * * 0",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Looks after every lake table, beside whatever runs.",
-    )
 
 
 def maintenances(deployment: Deployment) -> dg.AssetSelection:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from lakehouse.errors import CommitConflict
+from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
 from lakehouse.tables.engine import Applied
-
-ATTEMPTS = 8
-"""Commits that another process may win before this one gives up; each loss means that somebody else's work went through."""
 
 
 def apply_table(deployment: Deployment, source: Source, table: Table) -> Applied | None:
@@ -16,19 +13,17 @@ def apply_table(deployment: Deployment, source: Source, table: Table) -> Applied
 
     Raises CommitConflict only after losing `ATTEMPTS` commits in a row; the table is then as the winners left it.
     """
+    return until_won(lambda: _apply(deployment, source, table))
+
+
+def _apply(deployment: Deployment, source: Source, table: Table) -> Applied | None:
+    """One attempt, from the watermark as it stands."""
     log = deployment.log(source, table)
-    for attempt in range(1, ATTEMPTS + 1):
-        state = deployment.lake.state(source.name, table)
-        watermark = state.current.marker.sequence if state else 0
-        entries = log.entries(after=watermark)
-        if not entries:
-            return Applied(state, 0, (), (), 0) if state else None
-        try:
-            return deployment.lake.apply(source.name, table, entries, log.folder)
-        except CommitConflict:
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
+    state = deployment.lake.state(source.name, table)
+    entries = log.entries(after=state.current.marker.sequence if state else 0)
+    if not entries:
+        return Applied(state, 0, (), (), 0) if state else None
+    return deployment.lake.apply(source.name, table, entries, log.folder)
 
 
 def pending_entries(deployment: Deployment, source: Source, table: Table) -> int:

@@ -7,22 +7,17 @@ could still name them (`lakehouse.pipeline.orphans`). Whatever is killed is done
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
-from lakehouse.errors import CommitConflict
+from lakehouse.errors import LakehouseError
+from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.orphans import Orphans, find_orphans, oldest_writer, remove_orphans
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.spec import Source, Table
 from lakehouse.tables.engine import Fragments, Keep
-
-T = TypeVar("T")
-
-ATTEMPTS = 8
-"""Commits that other processes may win before this one gives up."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,23 @@ class Maintained:
         return not (self.compact or self.expired or self.removed)
 
 
+def maintain_tables(
+    deployment: Deployment, chosen: Sequence[tuple[Source, Table]], *, dry: bool = False
+) -> tuple[list[Maintained], dict[str, LakehouseError]]:
+    """Look after tables, one after the other; those that were built, and by name why others were not looked after."""
+    done: list[Maintained] = []
+    failed: dict[str, LakehouseError] = {}
+    for source, table in chosen:
+        try:
+            found = maintain_table(deployment, source, table, dry=dry)
+        except LakehouseError as error:
+            failed[f"{source.name}.{table.name}"] = error
+            continue
+        if found is not None:
+            done.append(found)
+    return done, failed
+
+
 def maintain_table(deployment: Deployment, source: Source, table: Table, *, dry: bool = False) -> Maintained | None:
     """Look after a table; None when it was never built. With `dry` nothing is changed.
 
@@ -75,8 +87,8 @@ def maintain_table(deployment: Deployment, source: Source, table: Table, *, dry:
         orphans = _old(find_orphans(deployment, [(source, table)]), name)
         size = sum(orphan.bytes for orphan in orphans.found)
         return Maintained(name, before, before, fragments, versions, len(orphans.found), size, orphans.skipped)
-    compacted = _persisting(lambda: _compact(deployment, source, table))
-    versions, state = _persisting(lambda: deployment.lake.expire(source.name, table, _kept(deployment, source, table)))
+    compacted = until_won(lambda: _compact(deployment, source, table))
+    versions, state = until_won(lambda: deployment.lake.expire(source.name, table, _kept(deployment, source, table)))
     published = deployment.warehouse.state(source.name, table)
     if published is not None and published.version != state.current.version:
         publish_table(deployment, source, table)
@@ -88,10 +100,12 @@ def maintain_table(deployment: Deployment, source: Source, table: Table, *, dry:
 
 
 def _compact(deployment: Deployment, source: Source, table: Table) -> dict[str, Fragments]:
+    """The partitions that are in fewer files now."""
     found = deployment.lake.fragmented(source.name, table)
-    if found:
-        deployment.lake.compact(source.name, table, list(found))
-    return found
+    if not found:
+        return {}
+    done = deployment.lake.compact(source.name, table, list(found))
+    return found if done.after < done.before else {}
 
 
 def _kept(deployment: Deployment, source: Source, table: Table) -> Keep:
@@ -101,15 +115,6 @@ def _kept(deployment: Deployment, source: Source, table: Table) -> Keep:
     age = max(timedelta(days=rules.keep_days), oldest_writer(deployment))
     needed = () if published is None else (published.version,)
     return Keep(rules.keep_versions, datetime.now(UTC) - age, needed)
-
-
-def _persisting(commit: Callable[[], T]) -> T:
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return commit()
-        except CommitConflict:
-            continue
-    return commit()
 
 
 def _old(found: Orphans, name: str) -> Orphans:

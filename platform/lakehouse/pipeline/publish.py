@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from lakehouse.errors import CommitConflict
+from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
 from lakehouse.warehouse.publisher import Published
-
-ATTEMPTS = 8
-"""Exchanges that another publisher may win before this one gives up."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +27,7 @@ def publish_table(deployment: Deployment, source: Source, table: Table) -> Publi
 
     Raises CommitConflict only after losing `ATTEMPTS` exchanges in a row to other publishers.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return _publish(deployment, source, table)
-        except CommitConflict:
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
+    return until_won(lambda: _publish(deployment, source, table))
 
 
 def _publish(deployment: Deployment, source: Source, table: Table) -> Publication | None:

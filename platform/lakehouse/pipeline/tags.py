@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 
-from lakehouse.errors import CommitConflict, WrongUse
+from lakehouse.errors import WrongUse
+from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
-
-ATTEMPTS = 8
-"""Commits that other processes may win before this one gives up."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 _TAKEN = "main"
@@ -61,13 +59,7 @@ def version_named(deployment: Deployment, source: Source, table: Table, version:
 
 
 def _commit(deployment: Deployment, source: Source, table: Table, name: str, version: int | None) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            deployment.lake.tag(source.name, table, name, version)
-            return
-        except CommitConflict:
-            if attempt == ATTEMPTS:
-                raise
+    until_won(lambda: deployment.lake.tag(source.name, table, name, version))
 
 
 def _unknown(source: Source, table: Table, name: str, tags: dict[str, int]) -> WrongUse:

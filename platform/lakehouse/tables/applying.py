@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lakehouse.rows.checksum import EMPTY
-from lakehouse.settings import Settings
 from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
-from lakehouse.stores import ObjectStore, refuse_late, started
+from lakehouse.stores import refuse_late, started
 from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema, field_specs
-from lakehouse.tables.committing import after_failure
+from lakehouse.tables.committing import Target
 from lakehouse.tables.engine import Applied
 from lakehouse.tables.entries import has_snapshot, needed_entries
 from lakehouse.tables.evolution import evolved_fields, rewrites_text
@@ -55,6 +54,15 @@ def read_unmarked_base(format_: TableFormat, source: str, table: Table) -> Base:
     return Base(handle, NEVER, handle.fields, handle.fields)
 
 
+def files_by_partition(handle: TableHandle, scheme: PartitionScheme) -> dict[str, list[DataFile]]:
+    """The live data files of a table as it stands, by partition; none of one without a version."""
+    found: dict[str, list[DataFile]] = {}
+    if handle.current is not None:
+        for file in handle.files(handle.current, scheme):
+            found.setdefault(file.partition, []).append(file)
+    return found
+
+
 @dataclass
 class Apply:
     """Log entries that are to be folded into a table as `base` shows it.
@@ -62,18 +70,15 @@ class Apply:
     rebuild: nothing of the table's rows is read or kept, since they may be damaged; `base` then has the marker of an empty table.
     """
 
-    settings: Settings
-    store: ObjectStore
-    format: TableFormat
+    target: Target
     engine: FoldEngine
-    source: str
-    table: Table
     base: Base
     pending: Sequence[LogEntry]
     rebuild: bool = False
     commit_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
+        self.source, self.table = self.target.source, self.target.table
         self.anew = self.rebuild or (self.table.mode != "snapshot" and has_snapshot(self.pending))
         manifests = [entry.manifest for entry in self.pending]
         self.fields = evolved_fields(self.source, self.table, self.base.fields, manifests)
@@ -83,14 +88,11 @@ class Apply:
     def run(self, files_root: str) -> Applied:
         """Fold and commit."""
         began = started()
-        staged = self.format.stage(self.source, self.table, self.base.handle, self.fields, self.scheme)
+        staged = self.target.format.stage(self.source, self.table, self.base.handle, self.fields, self.scheme)
         rewrite = staged.rewrites and not self.anew
         whole = rewrite or rewrites_text(self.base.marked, self.fields)
-        old: dict[str, list[DataFile]] = {}
         handle = self.base.handle
-        if handle is not None and handle.current is not None and not self.anew:
-            for file in handle.files(handle.current, self.scheme):
-                old.setdefault(file.partition, []).append(file)
+        old = {} if handle is None or self.anew else files_by_partition(handle, self.scheme)
         task = FoldTask(
             self.source,
             self.table,
@@ -107,7 +109,7 @@ class Apply:
             self.commit_id,
         )
         folded = self.engine.fold(task)
-        refuse_late(f"committing to {self.source}.{self.table.name}", began, self.settings.longest_write_hours)
+        refuse_late(f"committing to {self.target.name}", began, self.target.settings.longest_write_hours)
         return self._commit(staged, old, folded, whole=whole or self.anew, rewrite=rewrite)
 
     def _commit(
@@ -122,9 +124,8 @@ class Apply:
             state = staged.commit(removed=removed, added=folded.files, properties=properties).state()
         except (CommitMoved, CommitUnknown) as error:
             first, last = self.pending[0].sequence, self.pending[-1].sequence
-            tried = f"committing entries {first} to {last} to {self.source}.{self.table.name}"
-            place = self.format, self.store, self.settings, self.source, self.table
-            state = after_failure(*place, tried, error, commit_id=self.commit_id, stored=folded.files)
+            tried = f"committing entries {first} to {last} to {self.target.name}"
+            state = self.target.after_failure(tried, error, commit_id=self.commit_id, stored=folded.files)
         rows = sum(file.footer.num_rows for file in folded.files)
         return Applied(state, len(self.pending), partitions, days, rows)
 

@@ -1,8 +1,9 @@
-"""What became of a commit whose answer was an error, whatever the format."""
+"""The table that a commit is made to, and what became of one whose answer was an error, whatever the format."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lakehouse.errors import CommitConflict, StoreUnavailable
 from lakehouse.settings import Settings
@@ -23,41 +24,44 @@ def conflict(tried: str, error: Exception) -> CommitConflict:
     )
 
 
-def after_failure(
-    format_: TableFormat,
-    store: ObjectStore,
-    settings: Settings,
-    source: str,
-    table: Table,
-    tried: str,
-    error: Exception,
-    *,
-    commit_id: str,
-    stored: Sequence[StoredFile],
-) -> TableState:
-    """The table as the commit left it, if that went through although its answer did not come; CommitConflict otherwise.
+@dataclass(frozen=True)
+class Target:
+    """The table that is committed to, and where it is."""
 
-    stored: the files that the commit names; they are deleted when it certainly did not go through. StoreUnavailable when that is
-    why nobody knows.
-    """
-    handle = format_.load(source, table)
-    if handle is not None and (version := handle.committed(commit_id)) is not None:
-        return handle.state(version)
-    if isinstance(error, CommitMoved):
-        delete_stored(store, stored)
-    if isinstance(error.__cause__, StoreUnavailable):
-        raise error.__cause__
-    if isinstance(error.__cause__, OSError):
-        raise StoreUnavailable(
-            tried,
-            value=str(error.__cause__),
-            allowed=f"an answer from {settings.store.endpoint or 'the object store'}",
-            remedy="Look at the store, then run this again: nothing was committed.",
-        ) from error
-    raise conflict(tried, error) from error
+    settings: Settings
+    store: ObjectStore
+    format: TableFormat
+    source: str
+    table: Table
 
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.source}.{self.table.name}"
 
-def delete_stored(store: ObjectStore, stored: Sequence[StoredFile]) -> None:
-    """Delete files that no commit will name."""
-    for file in stored:
-        store.delete(file.url.removeprefix(store.url + "/"))
+    def after_failure(self, tried: str, error: Exception, *, commit_id: str, stored: Sequence[StoredFile]) -> TableState:
+        """The table as the commit left it, if that went through although its answer did not come; CommitConflict otherwise.
+
+        stored: the files that the commit names; they are deleted when it certainly did not go through. StoreUnavailable when that
+        is why nobody knows.
+        """
+        handle = self.format.load(self.source, self.table)
+        if handle is not None and (version := handle.committed(commit_id)) is not None:
+            return handle.state(version)
+        if isinstance(error, CommitMoved):
+            self.delete(stored)
+        if isinstance(error.__cause__, StoreUnavailable):
+            raise error.__cause__
+        if isinstance(error.__cause__, OSError):
+            raise StoreUnavailable(
+                tried,
+                value=str(error.__cause__),
+                allowed=f"an answer from {self.settings.store.endpoint or 'the object store'}",
+                remedy="Look at the store, then run this again: nothing was committed.",
+            ) from error
+        raise conflict(tried, error) from error
+
+    def delete(self, stored: Sequence[StoredFile]) -> None:
+        """Delete files that no commit will name."""
+        for file in stored:
+            self.store.delete(file.url.removeprefix(self.store.url + "/"))

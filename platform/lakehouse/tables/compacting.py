@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lakehouse.errors import DamagedData
-from lakehouse.settings import Settings
 from lakehouse.spec import Table
-from lakehouse.stores import ObjectStore, refuse_late, started
+from lakehouse.stores import refuse_late, started
 from lakehouse.tables import marker as markers
-from lakehouse.tables.applying import Base, read_base
+from lakehouse.tables.applying import Base, files_by_partition, read_base
 from lakehouse.tables.columns import arrow_schema
-from lakehouse.tables.committing import after_failure, delete_stored
+from lakehouse.tables.committing import Target
 from lakehouse.tables.engine import Compacted, Fragments
 from lakehouse.tables.evolution import rewrites_text
 from lakehouse.tables.folds import Folded, FoldEngine, FoldTask
-from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, StoredFile, TableFormat
+from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile
 from lakehouse.tables.partitions import PartitionScheme
 
 MANY = 5
@@ -30,42 +29,37 @@ long as there is more, so that what it has compacted is not compacted again."""
 
 def fragmented(base: Base, table: Table) -> dict[str, Fragments]:
     """The partitions of a table that are worth a compaction, by the names that people see."""
-    found = {name: _fragments(files) for name, files in _live(base, table).items()}
-    return {name: fragments for name, fragments in sorted(found.items()) if _is_fragmented(fragments)}
+    found: dict[str, Fragments] = {}
+    for name, files in _live(base, table):
+        if len(files) >= MANY and (size := sum(file.bytes for file in files)) < len(files) * SMALL_BYTES:
+            found[name] = Fragments(len(files), size)
+    return dict(sorted(found.items()))
 
 
 @dataclass
 class Compaction:
-    """Some partitions of a table whose rows are to be in fewer files."""
+    """Some partitions of a table, by the names that people see, whose rows are to be in fewer files."""
 
-    settings: Settings
-    store: ObjectStore
-    format: TableFormat
+    target: Target
     engine: FoldEngine
-    source: str
-    table: Table
     partitions: Collection[str]
     commit_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def run(self) -> Compacted:
         """Fold the partitions with no batch, prove that their rows are the same, and commit."""
-        began = started()
-        base = read_base(self.format, self.source, self.table)
+        began, source, table = started(), self.target.source, self.target.table
+        base = read_base(self.target.format, source, table)
         assert base.handle is not None
         handle, schema = base.handle, arrow_schema(base.fields)
-        scheme = PartitionScheme.of(self.table.partition, schema)
-        old: dict[str, list[DataFile]] = {}
-        for shown, files in _live(base, self.table).items():
-            if shown in self.partitions:
-                for file in files:
-                    old.setdefault(file.partition, []).append(file)
+        scheme = PartitionScheme.of(table.partition, schema)
+        old = {files[0].partition: files for name, files in _live(base, table) if name in self.partitions}
         removed = [file for files in old.values() for file in files]
         if not removed:
             return Compacted(handle.state(), 0, 0)
-        staged = self.format.stage(self.source, self.table, handle, base.fields, scheme)
+        staged = self.target.format.stage(source, table, handle, base.fields, scheme)
         task = FoldTask(
-            self.source,
-            self.table,
+            source,
+            table,
             schema,
             staged.file_schema,
             scheme,
@@ -79,50 +73,35 @@ class Compaction:
             commit_id=self.commit_id,
         )
         folded = self.engine.fold(task)
+        if folded.changed:
+            self.target.delete(folded.files)
+            raise DamagedData(
+                f"compacting {self.target.name}",
+                value=f"other rows in {', '.join(folded.changed)}",
+                allowed="the same rows in fewer files",
+                remedy="Nothing was committed. Run `lakehouse verify --deep` on the table, which finds damaged files.",
+            )
         if not self._is_worth_it(removed, folded):
-            delete_stored(self.store, folded.files)
+            self.target.delete(folded.files)
             return Compacted(handle.state(), len(removed), len(removed))
-        refuse_late(f"compacting {self.source}.{self.table.name}", began, self.settings.longest_write_hours)
+        tried = f"compacting {self.target.name}"
+        refuse_late(tried, began, self.target.settings.longest_write_hours)
         properties = markers.marker_properties(base.marker, changed_days=(), partitions=(), commit_id=self.commit_id)
         try:
             state = staged.commit(removed=removed, added=folded.files, properties=properties, same_rows=True).state()
         except (CommitMoved, CommitUnknown) as error:
-            tried = f"compacting {self.source}.{self.table.name}"
-            place = self.format, self.store, self.settings, self.source, self.table
-            state = after_failure(*place, tried, error, commit_id=self.commit_id, stored=folded.files)
+            state = self.target.after_failure(tried, error, commit_id=self.commit_id, stored=folded.files)
         return Compacted(state, len(removed), len(folded.files))
 
     def _is_worth_it(self, removed: Sequence[DataFile], folded: Folded) -> bool:
-        """Whether there is less to open than before; DamagedData when rows are not the same, which no engine may make of them."""
-        if folded.changed:
-            self._refuse(folded.files, f"other rows in {', '.join(folded.changed)}")
-        return len(folded.files) < len(removed) or any(file.deletes for file in removed)
-
-    def _refuse(self, stored: Sequence[StoredFile], found: str) -> None:
-        delete_stored(self.store, stored)
-        raise DamagedData(
-            f"compacting {self.source}.{self.table.name}",
-            value=found,
-            allowed="the same rows in fewer files",
-            remedy="Nothing was committed. Run `lakehouse verify --deep` on the table, which finds damaged files.",
-        )
+        """Whether there is less to open than before."""
+        return len(folded.files) < len(removed)
 
 
-def _live(base: Base, table: Table) -> dict[str, list[DataFile]]:
-    """The data files by partition, under the names that people see; none where a checksum would have to be taken anew."""
-    handle = base.handle
-    if handle is None or handle.current is None or rewrites_text(base.marked, base.fields):
-        return {}
+def _live(base: Base, table: Table) -> Iterator[tuple[str, list[DataFile]]]:
+    """The data files of each partition, under the name that people see; none where a checksum would have to be taken anew."""
+    if base.handle is None or rewrites_text(base.marked, base.fields):
+        return
     scheme = PartitionScheme.of(table.partition, arrow_schema(base.fields))
-    found: dict[str, list[DataFile]] = {}
-    for file in handle.files(handle.current, scheme):
-        found.setdefault(scheme.shown(file.partition), []).append(file)
-    return found
-
-
-def _fragments(files: Sequence[DataFile]) -> Fragments:
-    return Fragments(len(files), sum(file.bytes for file in files), sum(bool(file.deletes) for file in files))
-
-
-def _is_fragmented(found: Fragments) -> bool:
-    return found.deletes > 0 or (found.files >= MANY and found.bytes < found.files * SMALL_BYTES)
+    for partition, files in files_by_partition(base.handle, scheme).items():
+        yield scheme.shown(partition), files

@@ -53,11 +53,10 @@ class Applied:
 
 @dataclass(frozen=True)
 class Fragments:
-    """What a partition's rows are spread over. deletes: those data files that another tool deleted rows of."""
+    """What a partition's rows are spread over."""
 
     files: int
     bytes: int
-    deletes: int
 
 
 @dataclass(frozen=True)
@@ -206,14 +205,14 @@ class LakeTables(Protocol):
         ...
 
     def fragmented(self, source: str, table: Table) -> dict[str, Fragments]:
-        """The partitions that `compact` would make into fewer files: of many small ones, or of some with deleted rows."""
+        """The partitions that `compact` would make into fewer files: of many small ones."""
         ...
 
     def compact(self, source: str, table: Table, partitions: Collection[str]) -> Compacted:
         """Write the rows of some partitions into as few files as the engine does, in one commit with the marker that there was.
 
         Raises CommitConflict when anything moved the table meanwhile (nothing was committed: call again), DamagedData when a file
-        is not as it was written, Unsupported for deleted rows where the engine is Spark.
+        is not as it was written.
         """
         ...
 

@@ -12,7 +12,7 @@ from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.applying import Apply, read_base, read_unmarked_base
 from lakehouse.tables.columns import arrow_schema
-from lakehouse.tables.committing import conflict
+from lakehouse.tables.committing import Target, conflict
 from lakehouse.tables.compacting import Compaction, fragmented
 from lakehouse.tables.datafiles import partition_contents
 from lakehouse.tables.engine import Applied, Compacted, Fragments, Keep, TableState, TableVersion
@@ -57,8 +57,7 @@ class Lake:
         base = read_base(self._format(table), source, table)
         pending = pending_entries(source, table, base.marker.sequence, entries)
         if pending:
-            format_, engine = self._format(table), self._folds()
-            return Apply(self._settings, self._store, format_, engine, source, table, base, pending).run(files_root)
+            return Apply(self._target(source, table), self._folds(), base, pending).run(files_root)
         if base.handle is None or base.handle.current is None:
             raise WrongUse(
                 f"applying to {source}.{table.name}, which is not there yet",
@@ -69,11 +68,10 @@ class Lake:
         return Applied(base.handle.state(), 0, (), (), 0)
 
     def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
-        format_, engine = self._format(table), self._folds()
-        base = read_unmarked_base(format_, source, table)
+        target = self._target(source, table)
+        base = read_unmarked_base(target.format, source, table)
         pending = pending_entries(source, table, 0, entries)
-        apply = Apply(self._settings, self._store, format_, engine, source, table, base, pending, rebuild=True)
-        return apply.run(files_root)
+        return Apply(target, self._folds(), base, pending, rebuild=True).run(files_root)
 
     def restore(self, source: str, table: Table) -> str | None:
         return self._format(table).restore(source, table)
@@ -185,8 +183,7 @@ class Lake:
 
     def compact(self, source: str, table: Table, partitions: Collection[str]) -> Compacted:
         self._existing(source, table)
-        place = self._settings, self._store, self._format(table), self._folds()
-        return Compaction(*place, source, table, partitions).run()
+        return Compaction(self._target(source, table), self._folds(), partitions).run()
 
     def expirable(self, source: str, table: Table, keep: Keep) -> tuple[int, ...]:
         return _expirable(self._existing(source, table), keep)
@@ -220,6 +217,9 @@ class Lake:
                 remedy=f"Build it first: `lakehouse run --select {source}.{table.name}`.",
             )
         return handle
+
+    def _target(self, source: str, table: Table) -> Target:
+        return Target(self._settings, self._store, self._format(table), source, table)
 
     def _format(self, table: Table) -> TableFormat:
         if table.format not in self._opened:
