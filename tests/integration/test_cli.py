@@ -192,6 +192,12 @@ def test_older_versions_can_be_asked_and_brought_back_and_the_next_run_catches_u
     named = demo.lakehouse("sql", count, "--version", "before-the-tick", "--format", "json").json()
     assert named[0]["n"] == first["marker"]["rows"]
     assert "before-the-tick" in demo.lakehouse("show", "chronochat.users").out
+    between = demo.lakehouse("diff", "chronochat.users", "before-the-tick", "--json").json()
+    assert between["added"] - between["removed"] == then[0]["n"] - first["marker"]["rows"]
+    assert between["changed"] > 0
+    told = demo.lakehouse("diff", "chronochat.users", "before-the-tick", "--limit", "1")
+    assert f"{between['changed']:,} changed" in told.err
+    assert "and " in told.err
     assert "nobody" in demo.lakehouse("rollback", "chronochat.users", "--to", "nobody", ends=2).err
     assert "Choose another name" in demo.lakehouse("tag", "chronochat.users", "12", ends=2).err
     demo.lakehouse("rollback", "chronochat.users", "--to", "before-the-tick")

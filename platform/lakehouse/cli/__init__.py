@@ -30,6 +30,7 @@ _COMMANDS = {
     "tables": "look",
     "show": "look",
     "sql": "sql",
+    "diff": "diff",
     "rollback": "versions",
     "tag": "versions",
     "repair": "repair",

@@ -22,7 +22,7 @@ def rollback(table: str, version: str) -> None:
     The raw log is untouched: the next run applies what came after that version again.
     """
     here = deployment()
-    source, declared = _one(here, "rolling back", table)
+    source, declared = one_table(here, "rolling back", table)
     state = rollback_table(here, source, declared, version_named(here, source, declared, version))
     say(f"{table} is at version {state.current.version} again (sequence {state.current.marker.sequence})")
 
@@ -38,7 +38,7 @@ def tag(table: str, name: str, version: str | None, remove: bool) -> None:
     Iceberg tables have tags, which other tools read too; Delta tables have none.
     """
     here = deployment()
-    source, declared = _one(here, "naming a version", table)
+    source, declared = one_table(here, "naming a version", table)
     if remove:
         remove_tag(here, source, declared, name)
         say(f"no version of {table} is named {name} any more")
@@ -47,7 +47,8 @@ def tag(table: str, name: str, version: str | None, remove: bool) -> None:
     say(f"version {tag_version(here, source, declared, name, number)} of {table} is named {name}")
 
 
-def _one(here: Deployment, tried: str, table: str) -> tuple[Source, Table]:
+def one_table(here: Deployment, tried: str, table: str) -> tuple[Source, Table]:
+    """The one table that a name stands for; WrongUse when it stands for several."""
     chosen = here.select([table])
     if len(chosen) != 1:
         raise WrongUse(tried, value=table, allowed="one table, as source.table", remedy="Name the table.")
