@@ -18,6 +18,8 @@ import sys
 import threading
 from typing import Any
 
+from lakehouse.imports import for_good
+
 QUIET = ["--log-level", "warn", "--no-use-colors", "--no-write-json"]
 """A line or two for each of fifty nodes is too much; and nobody reads the artifacts of a build."""
 
@@ -47,10 +49,11 @@ class _Dbt:
     """dbt, imported, with the project parsed."""
 
     def __init__(self, folder: str) -> None:
-        from dbt.cli.main import dbtRunner
-
         self._place = ["--project-dir", folder, "--profiles-dir", folder]
-        self._parsed = dbtRunner().invoke([*QUIET, "parse", *self._place])
+        with for_good():
+            from dbt.cli.main import dbtRunner
+
+            self._parsed = dbtRunner().invoke([*QUIET, "parse", *self._place])
 
     def build(self, asked: queue.SimpleQueue[dict[str, Any]]) -> dict[str, Any]:
         """Wait until somebody asks, and build what is asked for."""

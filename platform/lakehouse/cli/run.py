@@ -16,6 +16,7 @@ from lakehouse.cli.pandas import show_pandas
 from lakehouse.cli.session import deployment
 from lakehouse.cli.terminal import print_table, say
 from lakehouse.errors import WrongUse
+from lakehouse.imports import for_good
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import DayRange
 from lakehouse.spec import Source, Table
@@ -51,10 +52,12 @@ def run(names: tuple[str, ...], first: datetime | None, last: datetime | None, f
         say(f"nothing is new in {len(chosen)} tables, and every copy is up to date: no run was needed")
         return
     show_pandas()
-    from lakehouse.orchestration.execute import execute
+    with for_good():
+        from lakehouse.orchestration.execute import execute
 
+        definitions = _definitions()
     days = _days(here, chosen, first, last, full)
-    outcome = execute(_definitions(), here, chosen, days, asked=first is not None, full=full, on_event=say)
+    outcome = execute(definitions, here, chosen, days, asked=first is not None, full=full, on_event=say)
     for failure in outcome.failures:
         say(f"FAILED: {failure}")
     if show:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lakehouse import services
 from lakehouse.cli.pandas import hide_pandas
 from lakehouse.errors import ConfigurationError, ServiceFailed
+from lakehouse.imports import for_good
 from lakehouse.pipeline.declared import declared_sources
 from lakehouse.settings import SERVICES_FILE, Settings, current_settings, load_settings
 
@@ -42,8 +43,9 @@ def running_settings() -> Settings:
 
 def deployment() -> Deployment:
     """The deployment of the working folder, with its environment set for what this process starts (dbt, Dagster)."""
-    hide_pandas()
-    from lakehouse.pipeline.deployment import open_deployment
+    with for_good():
+        hide_pandas()
+        from lakehouse.pipeline.deployment import open_deployment
 
     settings = running_settings()
     # What this client logs as an error is also raised, and said in our words.

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from lakehouse.errors import WrongUse
 from lakehouse.pipeline.declared import declared_sources
-from lakehouse.raw import RawLog
+from lakehouse.raw import KeptManifests, RawLog
 from lakehouse.settings import Settings
 from lakehouse.sources import Patience, open_source
 from lakehouse.sources.reader import SourceReader
@@ -49,7 +49,8 @@ class Deployment:
 
     def log(self, source: Source, table: Table) -> RawLog:
         """The raw log of a table."""
-        return RawLog(self.store, source.name, table, longest_hours=self.settings.longest_write_hours)
+        kept = KeptManifests(self.settings.home / "manifests" / f"{source.name}.{table.name}.jsonl")
+        return RawLog(self.store, source.name, table, longest_hours=self.settings.longest_write_hours, kept=kept)
 
     def source(self, name: str) -> Source:
         """The declared source of that name."""

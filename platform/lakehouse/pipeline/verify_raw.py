@@ -72,9 +72,9 @@ class Raw:
 
 
 def open_raw(deployment: Deployment, source: Source, table: Table, record: Record | None) -> Raw:
-    """Look at the log: manifests and the list of files. Raises DamagedData for a damaged manifest."""
+    """Look at the log: manifests (without a record, each as the store has it) and files. DamagedData for a damaged manifest."""
     log = deployment.log(source, table)
-    entries = log.entries()
+    entries = log.entries(afresh=record is None)
     identities = file_identities(deployment.store, log.folder, standing(entries)) if entries else {}
     usable = record
     if record is not None and log_prefix([entry for entry in entries if entry.sequence <= record.sequence]) != record.log:

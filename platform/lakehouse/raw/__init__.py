@@ -1,6 +1,7 @@
 """The raw log: every batch of a table as it came, in order, for ever."""
 
 from lakehouse.raw.current import CurrentRows
+from lakehouse.raw.kept import KeptManifests
 from lakehouse.raw.log import RawLog
 from lakehouse.raw.manifest import decode_manifest, encode_manifest, fingerprint, schema_of
 from lakehouse.raw.windows import standing
@@ -8,6 +9,7 @@ from lakehouse.raw.writer import Written
 
 __all__ = [
     "CurrentRows",
+    "KeptManifests",
     "RawLog",
     "Written",
     "decode_manifest",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,13 +17,16 @@ import pyarrow.parquet as pq
 
 from lakehouse.errors import CommitConflict, DamagedData, WrongUse
 from lakehouse.raw.current import CurrentRows, fold_entries
+from lakehouse.raw.kept import KeptManifests
 from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, fingerprint, schema_of
 from lakehouse.raw.scratch import scratch_folder
 from lakehouse.raw.writer import Written, empty_digest, sha256_of, write_files
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RawFile, Table, Window
-from lakehouse.stores import LONGEST_HOURS, ObjectStore, refuse_late, started
+from lakehouse.stores import LONGEST_HOURS, ObjectInfo, ObjectStore, refuse_late, started
 
 PARALLEL = 8
+FEW = 8
+"""Entries that are read from the store without looking at what is kept."""
 _ENTRY = re.compile(r".*/(\d{20})\.json")
 
 
@@ -31,7 +34,7 @@ class RawLog:
     """The raw log of `table` of `source` in `store`.
 
     scratch: where temporary files go, about a gigabyte at most for a batch (default: the system's folder for them).
-    longest_hours: from a batch's first file to its claim; a later claim is refused.
+    longest_hours: from a batch's first file to its claim; a later claim is refused. kept: manifests that were read here before.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class RawLog:
         *,
         scratch: Path | None = None,
         longest_hours: float = LONGEST_HOURS,
+        kept: KeptManifests | None = None,
     ) -> None:
         self._store = store
         self._source = source
         self._table = table
         self._scratch = scratch
         self._longest_hours = longest_hours
+        self._kept = kept
         self._tried: dict[str, int] = {}
         self._began: dict[str, float] = {}
 
@@ -83,25 +88,43 @@ class RawLog:
                 high = middle
         return low
 
-    def entries(self, after: int = 0) -> list[LogEntry]:
+    def entries(self, after: int = 0, *, afresh: bool = False) -> list[LogEntry]:
         """The entries after a sequence, in order. DamagedData when one is missing or its manifest is damaged.
 
         A snapshot is a new beginning: an entry before it that cannot be read any more is left out, for nothing needs it.
+        afresh: read each from the store, also one that is kept here and that the store lists as it was.
         """
         prefix = self._path(after) if after else None
-        names = {found.path for found in self._store.list(f"{self.folder}/_log", prefix)}
-        last = max((number for number in map(_sequence, names) if number), default=after)
+        listed = {_sequence(info.path): info for info in self._store.list(f"{self.folder}/_log", prefix)}
+        last = max(listed, default=0) or after
         if last == after and after and not self._store.exists(self._path(after)):
             raise self._missing(after)
-        return readable(self._look(after, last))
+        known = dict[int, LogEntry]()
+        if self._kept is not None and not afresh and len(listed) > FEW:
+            known = self._known(self._kept, listed)
+        found = self._look(after, last, known)
+        if self._kept is not None:
+            fresh = (entry for entry in found if isinstance(entry, LogEntry) and entry.sequence not in known)
+            self._kept.add(
+                {listed[entry.sequence]: encode_manifest(entry.manifest) for entry in fresh if entry.sequence in listed}
+            )
+        return readable(found)
 
     def look(self) -> list[LogEntry | DamagedData]:
         """Every entry from the first to the last, or why it cannot be read."""
-        return self._look(0, self.head())
+        return self._look(0, self.head(), {})
 
-    def _look(self, after: int, last: int) -> list[LogEntry | DamagedData]:
+    def _look(self, after: int, last: int, known: Mapping[int, LogEntry]) -> list[LogEntry | DamagedData]:
         with ThreadPoolExecutor(PARALLEL) as pool:
-            return list(pool.map(self.entry_or_damage, range(after + 1, last + 1)))
+            return list(pool.map(lambda n: known.get(n) or self.entry_or_damage(n), range(after + 1, last + 1)))
+
+    def _known(self, kept: KeptManifests, listed: Mapping[int, ObjectInfo]) -> dict[int, LogEntry]:
+        """The entries that are kept, as the store lists them."""
+        known = {}
+        for path, data in kept.find(listed.values()).items():
+            with suppress(DamagedData):
+                known[_sequence(path)] = self._entry(_sequence(path), data)
+        return known
 
     def entry_or_damage(self, sequence: int) -> LogEntry | DamagedData:
         """One entry, or why it cannot be read."""
@@ -112,11 +135,13 @@ class RawLog:
 
     def entry(self, sequence: int) -> LogEntry:
         """One entry; DamagedData when it is missing or damaged."""
-        path = self._path(sequence)
         try:
-            data = self._store.get(path)
+            return self._entry(sequence, self._store.get(self._path(sequence)))
         except FileNotFoundError:
             raise self._missing(sequence) from None
+
+    def _entry(self, sequence: int, data: bytes) -> LogEntry:
+        path = self._path(sequence)
         manifest = decode_manifest(data, self._store.url_of(path))
         if (manifest.source, manifest.table) != (self._source, self._table.name):
             raise DamagedData(

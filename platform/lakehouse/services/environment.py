@@ -12,6 +12,9 @@ from lakehouse.services.dagster import dagster_home
 from lakehouse.services.record import Record
 from lakehouse.settings import Settings
 
+EVENTS_AT_ONCE = 1000
+"""Events of one asset that Dagster stores by one statement: a run for a month materializes 30 partitions of each."""
+
 
 def environment(settings: Settings, *, project: Path | None = None) -> dict[str, str]:
     """Variables for child processes; they hold passwords.
@@ -25,6 +28,7 @@ def environment(settings: Settings, *, project: Path | None = None) -> dict[str,
     return {
         **_own(settings),
         "DAGSTER_HOME": str(dagster_home(settings)),
+        "DAGSTER_EVENT_BATCH_SIZE": str(EVENTS_AT_ONCE),
         "DBT_PROFILES_DIR": str(folder / "dbt_project"),
         **_aws(settings),
         **_postgres(settings),

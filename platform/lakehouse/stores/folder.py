@@ -110,8 +110,7 @@ class FolderStore:
         with suppress(FileNotFoundError), self._reading(folder) as directory:
             paths = (f"{folder}/{name}" for name in os.listdir(directory))
             first = heapq.nsmallest(PAGE, (path for path in paths if path > (after or "")))
-            stats = [(path, self._file(path).stat()) for path in first]
-            return [ObjectInfo(path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)) for path, stat in stats]
+            return [_info(path, self._file(path).stat()) for path in first]
         return []
 
     def delete(self, path: str) -> None:
@@ -132,8 +131,7 @@ class FolderStore:
                 if path <= after:
                     continue
                 with suppress(FileNotFoundError):
-                    stat = os.stat(os.path.join(folder, name))
-                    yield ObjectInfo(path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+                    yield _info(path, os.stat(os.path.join(folder, name)))
 
     @contextmanager
     def _writing(self, path: str) -> Iterator[Path]:
@@ -191,6 +189,11 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _info(path: str, stat: os.stat_result) -> ObjectInfo:
+    tag = f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_size}"
+    return ObjectInfo(path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC), tag)
 
 
 def _unless_gone(error: OSError) -> None:

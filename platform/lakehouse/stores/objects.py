@@ -13,11 +13,15 @@ from lakehouse.errors import WrongUse
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object: path relative to the store, size in bytes, time of the last write (UTC)."""
+    """One object: path relative to the store, size in bytes, time of the last write (UTC).
+
+    tag: the store's own name of what the object holds, another one after each change of it; empty where the store gives none.
+    """
 
     path: str
     size: int
     modified: datetime
+    tag: str = ""
 
 
 class ObjectStore(Protocol):

@@ -240,7 +240,7 @@ def _credential_chain() -> Any:
 
 
 def _info(meta: Any) -> ObjectInfo:
-    return ObjectInfo(meta["path"], meta["size"], meta["last_modified"])
+    return ObjectInfo(meta["path"], meta["size"], meta["last_modified"], meta.get("e_tag") or "")
 
 
 def _code(error: BaseError) -> str:

@@ -1,0 +1,24 @@
+"""Importing what a process needs for as long as it lives."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def for_good() -> Iterator[None]:
+    """Let Python not look for garbage while much is imported, and never among what was.
+
+    Half a million objects come with Dagster, dbt and their libraries, and none of them goes. Looking through them again and again
+    is a tenth of the CPU time of a run.
+    """
+    searched = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if searched:
+            gc.enable()
