@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lakehouse.spec import LogEntry, Marker, Table
 from lakehouse.spec.declaration import TableFormat
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import Applied, LakeTables, TableState, open_tables
+from lakehouse.tables.engine import Keep
 from tests.rawlogs import SOURCE, HandLog, Row, digest, rows_of
 
 LAKES = ("embedded-iceberg-folder", "embedded-iceberg-s3", "embedded-delta-folder", "embedded-delta-s3")
@@ -196,6 +198,29 @@ def catch_up(settings: Settings, table: Table, prefixes: Sequence[Sequence[LogEn
             except CommitConflict:
                 continue
             break
+
+
+def look_after(settings: Settings, table: Table, upto: int, done: Path, barrier: Any) -> None:
+    """What another process does: write the rows into fresh files and forget versions, over and over, until all is applied.
+
+    done: where each round that was committed leaves its letter: c(ompacted) or e(xpired).
+    """
+    tables = open_tables(settings, open_store(settings.store))
+    barrier.wait()
+    while True:
+        state = tables.state(SOURCE, table)
+        if state is None:
+            continue
+        with done.open("a") as file:
+            try:
+                tables.compact(SOURCE, table, list(tables.partitions(SOURCE, table)))
+                file.write("c")
+                if tables.expire(SOURCE, table, Keep(3, datetime.now(UTC)))[0]:
+                    file.write("e")
+            except CommitConflict:
+                continue
+        if state.current.marker.sequence == upto:
+            return
 
 
 def processes_done(processes: Sequence[BaseProcess], timeout: float = 240) -> None:

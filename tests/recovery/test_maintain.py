@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from lakehouse.pipeline import maintain, orphans
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.maintain import Maintained, maintain_table
+from lakehouse.pipeline.maintain import Maintained, maintain_table, version_before
 from lakehouse.pipeline.statistics import mark_built, stale_statistics
 from lakehouse.settings import MaintenanceSettings, StoreSettings
+from lakehouse.spec import Marker
 from lakehouse.tables.delta import tables as delta_tables
+from lakehouse.tables.engine import TableVersion
 from tests.crash.matrix import both_formats
 from tests.crash.passage import take
 from tests.shop import FIRST, Shop
@@ -103,6 +106,57 @@ def test_statistics_of_a_time_that_is_forgotten_are_built_for_all_days(old_shop:
     after = stale_statistics(shop.deployment)
     assert after.sequences == changed.sequences
     assert set(changed.days) < set(after.days)
+
+
+def test_the_last_version_of_a_month_is_kept_under_its_name_where_that_is_declared(old_shop: Shop) -> None:
+    shop = old_shop
+    with_history(shop)
+    source, table = shop.deployment.select(["shop.orders"])[0]
+    kept = replace(table, keep_months=True)
+    history = shop.deployment.lake.history(source.name, table)
+    last = history[-1]
+    month = f"month-{last.committed_at:%Y-%m}"
+    later = (last.committed_at.replace(day=1) + timedelta(days=45)).replace(day=3)
+
+    def after(now: datetime, *, dry: bool = False) -> Maintained:
+        done = maintain_table(shop.deployment, source, kept, now=now, dry=dry)
+        assert done is not None
+        return done
+
+    assert after(last.committed_at, dry=True).named == {}, "the month is not over, or had no version before it"
+    assert after(later, dry=True).named == {month: last.version}
+    assert shop.deployment.lake.tags(source.name, table) == {}
+    assert looked_after(shop, "shop.orders", dry=True).named == {}, "it is not declared"
+    done = after(later)
+    named = shop.deployment.lake.tags(source.name, table)
+    assert done.named == named == {month: named[month]}
+    rows = sum(batch.num_rows for batch in shop.deployment.lake.scan(source.name, table))
+    shop.order(30_000, 4, FIRST + timedelta(days=2, hours=5))
+    take(shop.deployment, "shop.orders")
+    again = after(later)
+    assert again.named == {}
+    assert named[month] in {version.version for version in shop.deployment.lake.history(source.name, table)}
+    assert sum(batch.num_rows for batch in shop.deployment.lake.scan(source.name, table, version=named[month])) == rows
+    shop.deployment.lake.tag(source.name, table, month, None)
+    assert set(after(later + timedelta(days=31)).named.values()) == {shop.deployment.lake.history(source.name, table)[-1].version}
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        ((1, 2, 3, 4), 2),  # 2 was followed by 3, when the month was over
+        ((2, 3, 4), 2),
+        ((1, 3, 4), None),  # 2 is gone: what the table was then is not there
+        ((1, 2, 4), None),  # 3, which may have been of the month, is gone
+        ((1, 2), 2),
+        ((3, 4), None),
+        ((), None),
+    ],
+)
+def test_a_month_whose_last_version_may_be_gone_gets_no_name(kept: tuple[int, ...], expected: int | None) -> None:
+    marker = Marker(1, 0, "0" * 16)
+    history = [TableVersion(n, n - 1 or None, FIRST + timedelta(days=n), "overwrite", marker) for n in kept]
+    assert version_before(history, FIRST + timedelta(days=2, hours=12)) == expected
 
 
 def test_what_is_young_stays(old_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

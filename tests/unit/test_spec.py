@@ -83,6 +83,7 @@ WRONG_TABLES: list[tuple[dict[str, Any], str, str]] = [
     ({"name": "a/b"}, "'name'", "lower-case letters"),
     ({"name": "a" * 64}, "'name'", "at most 63"),
     ({"name": "orders\n"}, "'name'", "lower-case letters"),
+    ({"format": "delta", "keep_months": True}, "'keep_months'", "format='iceberg'"),
 ]
 
 

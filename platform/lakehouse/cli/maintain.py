@@ -51,6 +51,8 @@ def _print(done: list[Maintained], *, dry: bool) -> None:
     ]
     print_table(columns, rows, right=columns[1:])
     for found in done:
+        for name, version in found.named.items():
+            say(f"version {version} of {found.table} {'would be' if dry else 'is'} named {name}")
         for reason in found.skipped:
             say(f"orphans not looked for: {reason}")
     idle = all(found.idle for found in done)

@@ -1,8 +1,9 @@
 """Looking after a lake table: many small files made into few, old versions forgotten, and files that nobody names removed.
 
-Each of the three is safe at any moment and beside any writer. A compaction and an expiry are one commit each, which goes through
-only if nobody moved the table; the files that they leave behind are orphans, and go when they are older than every writer that
-could still name them (`lakehouse.pipeline.orphans`). Whatever is killed is done by the next one.
+Before versions are forgotten, the last one of a month gets a name, where that is declared. Each of these is safe at any moment
+and beside any writer. A compaction, a name and an expiry are one commit each, which goes through only if nobody moved the table;
+the files that they leave behind are orphans, and go when they are older than every writer that could still name them
+(`lakehouse.pipeline.orphans`). Whatever is killed is done by the next one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.orphans import Orphans, find_orphans, oldest_writer, remove_orphans
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.spec import Source, Table
-from lakehouse.tables.engine import Fragments, Keep
+from lakehouse.tables.engine import Fragments, Keep, TableVersion
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Size:
 class Maintained:
     """What was done to a table, or (dry) what there is to do; `before` and `after` are equal then.
 
-    compact: the partitions of many files. expired: the versions. removed: files and tables that nobody named, and their bytes.
-    skipped: copies whose orphans were not looked for, and why.
+    compact: the partitions of many files. named: the names that versions get. expired: the versions. removed: files and tables
+    that nobody named, and their bytes. skipped: copies whose orphans were not looked for, and why.
     """
 
     table: str
     before: Size
     after: Size
     compact: Mapping[str, Fragments] = field(default_factory=dict)
+    named: Mapping[str, int] = field(default_factory=dict)
     expired: tuple[int, ...] = ()
     removed: int = 0
     removed_bytes: int = 0
@@ -51,7 +53,7 @@ class Maintained:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.compact or self.expired or self.removed)
+        return not (self.compact or self.named or self.expired or self.removed)
 
 
 def maintain_tables(
@@ -71,8 +73,10 @@ def maintain_tables(
     return done, failed
 
 
-def maintain_table(deployment: Deployment, source: Source, table: Table, *, dry: bool = False) -> Maintained | None:
-    """Look after a table; None when it was never built. With `dry` nothing is changed.
+def maintain_table(
+    deployment: Deployment, source: Source, table: Table, *, dry: bool = False, now: datetime | None = None
+) -> Maintained | None:
+    """Look after a table; None when it was never built. With `dry` nothing is changed. now: of the months that are over.
 
     Raises CommitConflict only after losing `ATTEMPTS` commits in a row, and what `LakeTables.compact` raises; what was done by
     then stays done.
@@ -82,12 +86,13 @@ def maintain_table(deployment: Deployment, source: Source, table: Table, *, dry:
         return None
     before = _size(deployment, source, table)
     if dry:
-        fragments = deployment.lake.fragmented(source.name, table)
+        fragments, months = deployment.lake.fragmented(source.name, table), _unnamed_month(deployment, source, table, now)
         versions = deployment.lake.expirable(source.name, table, _kept(deployment, source, table))
         orphans = _old(find_orphans(deployment, [(source, table)]), name)
         size = sum(orphan.bytes for orphan in orphans.found)
-        return Maintained(name, before, before, fragments, versions, len(orphans.found), size, orphans.skipped)
+        return Maintained(name, before, before, fragments, months, versions, len(orphans.found), size, orphans.skipped)
     compacted = until_won(lambda: _compact(deployment, source, table))
+    named = until_won(lambda: _name_month(deployment, source, table, now))
     versions, state = until_won(lambda: deployment.lake.expire(source.name, table, _kept(deployment, source, table)))
     published = deployment.warehouse.state(source.name, table)
     if published is not None and published.version != state.current.version:
@@ -96,7 +101,7 @@ def maintain_table(deployment: Deployment, source: Source, table: Table, *, dry:
     removed = remove_orphans(deployment, orphans)
     after = _size(deployment, source, table)
     size = sum(orphan.bytes for orphan in removed)
-    return Maintained(name, before, after, compacted, versions, len(removed), size, orphans.skipped)
+    return Maintained(name, before, after, compacted, named, versions, len(removed), size, orphans.skipped)
 
 
 def _compact(deployment: Deployment, source: Source, table: Table) -> dict[str, Fragments]:
@@ -106,6 +111,38 @@ def _compact(deployment: Deployment, source: Source, table: Table) -> dict[str, 
         return {}
     done = deployment.lake.compact(source.name, table, list(found))
     return found if done.after < done.before else {}
+
+
+def _name_month(deployment: Deployment, source: Source, table: Table, now: datetime | None) -> dict[str, int]:
+    """Give the last version of the month that is over its name, if it has none; the name that it got."""
+    found = _unnamed_month(deployment, source, table, now)
+    for name, version in found.items():
+        deployment.lake.tag(source.name, table, name, version)
+    return found
+
+
+def _unnamed_month(deployment: Deployment, source: Source, table: Table, now: datetime | None) -> dict[str, int]:
+    """The version that the table was at when the last month (UTC) ended, by the name that it should have and has not."""
+    if not table.keep_months:
+        return {}
+    over = (now or datetime.now(UTC)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    name = f"month-{over - timedelta(days=1):%Y-%m}"
+    version = version_before(deployment.lake.history(source.name, table), over)
+    if version is None or name in deployment.lake.tags(source.name, table):
+        return {}
+    return {name: version}
+
+
+def version_before(history: Sequence[TableVersion], moment: datetime) -> int | None:
+    """The version that a table was at right before a moment, of those that are kept, the oldest first; None if it may be gone.
+
+    It is known where its successor is there, or where it is the last one.
+    """
+    earlier = [version for version in history if version.committed_at < moment]
+    if not earlier:
+        return None
+    last = earlier[-1].version
+    return last if last == history[-1].version or any(version.parent == last for version in history) else None
 
 
 def _kept(deployment: Deployment, source: Source, table: Table) -> Keep:

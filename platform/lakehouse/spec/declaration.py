@@ -88,6 +88,8 @@ class Table:
     personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
     relation: the name in the source, `schema.table` or a collection (default: the name).
     keep_document: MongoDB: whether the whole document is kept as well, as BSON without its personal fields, in `_document`.
+    keep_months: whether the lake keeps what the table was at the end of each month, under the name `month-2026-10`; maintenance
+      sees to it.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Table:
     relation: str | None = None
     description: str = ""
     keep_document: bool = True
+    keep_months: bool = False
 
     def __post_init__(self) -> None:
         tried = f"declaring table {self.name!r}"
@@ -131,6 +134,13 @@ class Table:
                 value=self.deletes,
                 allowed="'sweep' with mode 'upsert' only: a snapshot finds deletes by itself, appended rows have none",
                 remedy="Leave deletes out.",
+            )
+        if self.keep_months and self.format == "delta":
+            raise DeclarationError(
+                f"{tried}: field 'keep_months'",
+                value="True for a table in Delta's format",
+                allowed="format='iceberg': Delta has no names of versions",
+                remedy="Leave keep_months out, or keep the table in Iceberg's format.",
             )
         if self.mode == "append" and (self.partition.transform != "day" or self.partition.column != self.event_time):
             raise DeclarationError(
