@@ -1,4 +1,4 @@
-"""`make crash`: all fault points on a table's way, those of maintenance, then a soak.
+"""`make crash`: all fault points on a table's way, those of maintenance, a soak, then restarts of the example deployment.
 
 Prints one table, and writes `benchmarks/results/crash.json`. Exit 1 when a row was lost or doubled, or anything else was not as
 promised.
@@ -20,6 +20,7 @@ import psycopg
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.settings import SourceSettings
 from tests.crash.matrix import SPARK_ROWS, STATES, WORN, Matrix, Row, both_formats, chosen, distinct, run_cases
+from tests.crash.restarts import restarts
 from tests.crash.soak import UNTIL, Soak
 from tests.crash.tally import Tally, table
 from tests.deployments import CHECKOUT, SMALL, demo_project
@@ -27,7 +28,7 @@ from tests.servers import Deployment as Servers
 from tests.servers import without_lakehouse_variables
 from tests.shop import CLICKS, SHOP, Shop
 
-PARTS = ("matrix", "maintenance", "soak")
+PARTS = ("matrix", "maintenance", "soak", "restarts")
 RESULT = CHECKOUT / "benchmarks" / "results" / "crash.json"
 
 
@@ -51,6 +52,9 @@ def main() -> int:
         tallies["maintenance"] = fault_points("maintenance", given.seed, {WORN}, (), short=given.short)
     if "soak" in asked:
         tallies["soak"] = soak(given.kills, given.seed)
+    if "restarts" in asked:
+        with demo_project((*SMALL, "--until", UNTIL) if given.short else ("--until", UNTIL)) as project:
+            tallies["restarts"] = restarts(project, given.seed, say)
     print(table(list(tallies.values())))
     write(tallies, given.seed)
     return 0 if all(tally.clean for tally in tallies.values()) else 1

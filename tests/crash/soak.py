@@ -10,18 +10,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-import psycopg
-import pymongo
-
-from lakehouse.settings import MaintenanceSettings, Settings, load_settings
+from lakehouse.settings import MaintenanceSettings
 from tests.crash import workers
+from tests.crash.restarts import SERVERS
 from tests.crash.tally import Tally
+from tests.crash.truth import compare, settings_of
 from tests.deployments import Project, Running
 
 WORKERS = (
@@ -32,7 +29,6 @@ LONGEST_WRITE_HOURS = 1 / 60
 """One minute; what is twice as old and named by nobody is removed. A batch here takes seconds."""
 KEEP_VERSIONS = 6
 """More than a rollback goes back; older ones expire two minutes after they were current."""
-SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 SERVER_SHARE = 0.06
 """Of the kills; a server takes seconds to come back, in which little else happens."""
 RUN_SHARE = 0.08
@@ -130,17 +126,7 @@ class Soak:
         self._read_notes()
 
     def _compare(self) -> None:
-        verified = self._project.lakehouse("verify", "--deep", "--json", ends=None).json()
-        for table in verified["tables"]:
-            self.tally.rows_checked += sum(copy["rows"] for copy in table["copies"])
-            if not table["equal"]:
-                self.tally.problems.append(f"verify: {table}")
-        for name, committed in committed_keys(self._settings).items():
-            source, _, table = name.partition(".")
-            key = "_id" if source == "chronochat_mongo" else "id"
-            published = Counter(str(row[0]) for row in self._project.warehouse(f"select {key} from lakehouse.{source}__{table}"))
-            self.tally.lost += sum((committed - published).values())
-            self.tally.doubled += sum((published - committed).values())
+        compare(self._project, self._settings, self.tally)
         before, days = self._project.statistics(), sorted(self._project.built_at())
         self._project.lakehouse("run", "--from", days[0], "--to", days[-1], "--no-show")
         if self._project.statistics() != before:
@@ -158,23 +144,3 @@ class Soak:
         idle = sorted({*WORKERS, "watch"} - rounds.keys())
         if idle:
             self.tally.problems.append(f"no round of {', '.join(idle)} ever finished: the soak shows nothing of them")
-
-
-def settings_of(project: Project) -> Settings:
-    """The settings that lead to the project's servers."""
-    return load_settings(home=project.home)
-
-
-def committed_keys(settings: Settings) -> dict[str, Counter[str]]:
-    """By table: the keys that the databases themselves say are committed; nothing of the platform is in between."""
-    found: dict[str, Counter[str]] = {}
-    with psycopg.connect(settings.source_url("chronochat")) as connection:
-        for table in ("users", "user_sessions", "api_logs", "user_preferences", "user_usage_stats"):
-            rows = connection.execute(f"select id::text from {table}").fetchall()
-            found[f"chronochat.{table}"] = Counter(str(row[0]) for row in rows)
-    with pymongo.MongoClient[dict[str, Any]](settings.source_url("chronochat_mongo")) as client:
-        database = client.get_default_database()
-        for name in ("conversations", "messages"):
-            ids = (str(document["_id"]) for document in database[name].find({}, {"_id": 1}))
-            found[f"chronochat_mongo.{name}"] = Counter(ids)
-    return found

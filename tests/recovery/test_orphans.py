@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from lakehouse.errors import TooLate
+from lakehouse.pipeline import orphans as looking
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.orphans import Orphan, find_orphans, remove_orphans
 from lakehouse.settings import StoreSettings
@@ -108,3 +110,21 @@ def test_a_writer_that_took_too_long_may_not_claim_or_commit(folder_shop: Shop, 
     monkeypatch.undo()
     shop.run()
     assert shop.verify()["shop.orders"].equal
+
+
+def test_a_scratch_folder_that_another_process_removes_meanwhile_is_no_orphan(
+    folder_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp = folder_shop.deployment.settings.home / "tmp"
+    left = [tmp / looking.SCRATCH[0].replace("*", name) for name in ("one", "two")]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / ".lock").touch()
+
+    def looked_at(folder: Path) -> bool:
+        if folder == left[0]:
+            shutil.rmtree(folder)
+        return folder in left
+
+    monkeypatch.setattr(looking, "_is_abandoned", looked_at)
+    assert [o.name for o in found_in(folder_shop) if o.where == "scratch"] == [str(left[1])]

@@ -31,6 +31,7 @@ _COMMANDS = {
     "show": "look",
     "sql": "sql",
     "diff": "diff",
+    "connect": "connect",
     "rollback": "versions",
     "tag": "versions",
     "repair": "repair",

@@ -137,10 +137,21 @@ def _scratch(deployment: Deployment) -> Iterator[Orphan]:
     for parent in {deployment.settings.home / "tmp", Path(tempfile.gettempdir())}:
         for pattern in SCRATCH:
             for folder in parent.glob(pattern):
-                if _is_abandoned(folder):
-                    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                    age = timedelta(seconds=max(0.0, now - folder.stat().st_mtime))
-                    yield Orphan("", "scratch", str(folder), size, age, age <= timedelta(hours=1))
+                found = _abandoned(folder, now)
+                if found is not None:
+                    yield found
+
+
+def _abandoned(folder: Path, now: float) -> Orphan | None:
+    """A folder that nobody holds; None for one that somebody does, or that another process has just removed."""
+    if not _is_abandoned(folder):
+        return None
+    try:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        age = timedelta(seconds=max(0.0, now - folder.stat().st_mtime))
+    except FileNotFoundError:
+        return None
+    return Orphan("", "scratch", str(folder), size, age, age <= timedelta(hours=1))
 
 
 def _is_abandoned(folder: Path) -> bool:

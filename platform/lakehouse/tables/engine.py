@@ -193,6 +193,13 @@ class LakeTables(Protocol):
         """The folder of the store that all of the table's files are in, whether it is there or not."""
         ...
 
+    def address(self, source: str, table: Table) -> str | None:
+        """What leads other readers of the table's format to it as it stands now, as a URL; None for a table that is not there.
+
+        An Iceberg table's metadata file, a Delta table's folder.
+        """
+        ...
+
     def is_metadata(self, source: str, table: Table, path: str) -> bool:
         """Whether a path of the store, by its name, is that of a file that says what the table is made of."""
         ...

@@ -62,6 +62,11 @@ class TableHandle(Protocol):
         ...
 
     @property
+    def address(self) -> str:
+        """What leads other readers of the format to the table: an Iceberg table's metadata as loaded, a Delta table's folder."""
+        ...
+
+    @property
     def fields(self) -> tuple[FieldSpec, ...]:
         """The columns as they are now."""
         ...

@@ -161,6 +161,10 @@ class Lake:
     def root(self, source: str, table: Table) -> str:
         return self._format(table).root(source, table.name)
 
+    def address(self, source: str, table: Table) -> str | None:
+        handle = self._format(table).load(source, table)
+        return handle.address if handle is not None and handle.current is not None else None
+
     def is_metadata(self, source: str, table: Table, path: str) -> bool:
         return path.startswith(self.root(source, table) + "/") and self._format(table).is_metadata(path)
 

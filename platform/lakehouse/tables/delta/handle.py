@@ -55,6 +55,10 @@ class DeltaHandle:
         return int(self.delta.version())
 
     @property
+    def address(self) -> str:
+        return f"{self._store_url}/{self._root}"
+
+    @property
     def fields(self) -> tuple[FieldSpec, ...]:
         return fields_of(self.schema_json(self.current))
 

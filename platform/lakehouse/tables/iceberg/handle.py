@@ -54,6 +54,10 @@ class IcebergHandle:
         return snapshot.snapshot_id if snapshot else None
 
     @property
+    def address(self) -> str:
+        return self.iceberg.metadata_location
+
+    @property
     def fields(self) -> tuple[FieldSpec, ...]:
         return fields_of(self.iceberg.schema(), self.iceberg.properties)
 
