@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 
-from lakehouse.errors import DeclarationError, SchemaChanged, SourceMismatch
+from lakehouse.errors import CommitConflict, DeclarationError, SchemaChanged, SourceMismatch
+from lakehouse.raw import under_todays_names
 from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket, days
 from lakehouse.spec.types import declared_type, field_doc
 from tests.lakes import Lake, evolving_lake_fixture  # noqa: F401
-from tests.rawlogs import SOURCE, Row, day
+from tests.rawlogs import SOURCE, HandLog, Row, day
 
 ITEMS = Table("items", "upsert", ("id",), cursor="changed", event_time="changed", partition=bucket("id", 2))
 FIELDS = {"id": "int32", "changed": "timestamp", "price": "decimal(6,2)", "weight": "float32", "extra": "json"}
@@ -102,6 +104,46 @@ def test_nan_and_infinities_survive_the_fold(lake: Lake) -> None:
     lake.apply(log)
     found = {row["id"]: row["weight"] for row in lake.rows(ITEMS)}
     assert str(found) == "{1: nan, 2: -inf, 3: -0.0}" or {str(found[1]), str(found[2]), str(found[3])} == {"nan", "-inf", "-0.0"}
+
+
+def test_a_renamed_column_keeps_its_past_under_its_new_name(lake: Lake) -> None:
+    log = lake.log(ITEMS, FIELDS, ("id",))
+    log.write("upsert", [item(1), item(2), item(3)])
+    lake.apply(log)
+    before = lake.state(ITEMS).current.version
+    log.fields = {"cost" if name == "price" else name: type_ for name, type_ in FIELDS.items()}
+    log.write("upsert", [item(2, 2, cost=Decimal("7.25"))])
+    log.write("delete", [{"id": 3}], columns=["id"])
+    old, log.table = log.table, replace(log.table, renamed={"cost": ("price", "amount")})
+    assert lake.tables.has_old_names(SOURCE, log.table)
+    assert not lake.tables.has_old_names(SOURCE, old)
+    seen_today(log)
+    with pytest.raises(CommitConflict, match=r"price \(now cost\)"):
+        lake.apply(log)
+    rows = [{**item(1), "cost": Decimal("9.50")}, item(2, 2, cost=Decimal("7.25"))]
+    expected = [{name: value for name, value in row.items() if name != "price"} for row in rows]
+
+    def built_anew() -> None:
+        lake.tables.rebuild(SOURCE, log.table, log.entries, log.folder)
+        lake.check(log, expected)
+        assert lake.state(ITEMS).schema.names == ["id", "changed", "cost", "weight", "extra"]
+        assert not lake.tables.has_old_names(SOURCE, log.table)
+        assert {row["price"] for row in lake.rows(old, version=before)} == {Decimal("9.50")}
+
+    built_anew()
+    log.write("upsert", [{**expected[0], "changed": day(5)}])
+    seen_today(log)
+    lake.apply(log)
+    expected[0]["changed"] = day(5)
+    lake.check(log, expected)
+    lake.tables.rollback(SOURCE, log.table, before)
+    assert lake.tables.has_old_names(SOURCE, log.table)
+    built_anew()
+
+
+def seen_today(log: HandLog) -> None:
+    """Let the entries of a log be as its table's declaration calls their columns now."""
+    log.entries = [replace(entry, manifest=under_todays_names(log.table, entry.manifest)) for entry in log.entries]
 
 
 def test_a_new_column_appears_and_older_rows_are_null_in_it(lake: Lake) -> None:

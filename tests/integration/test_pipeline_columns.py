@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from lakehouse.errors import SchemaChanged, SourceMismatch
+from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.look import is_up_to_date
+from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.windows import DayRange
 from tests.shop import Shop, assert_equal, day
 
@@ -70,6 +74,67 @@ def test_a_column_that_the_source_dropped_keeps_its_old_values(shop: Shop) -> No
     tiers = {row["id"]: row["tier"] for row in shop.published("shop__customers")}
     assert tiers["c1"] == "free"
     assert tiers["c99"] is None
+
+
+RENAMED: dict[str, dict[str, Any]] = {
+    "orders": {"renamed": {"total": "amount"}},
+    "customers": {"renamed": {"touched_at": "changed_at", "level": "tier"}, "cursor": "touched_at"},
+    "prices": {"renamed": {"euros": "price"}},
+}
+
+
+def rename_columns(shop: Shop) -> None:
+    """In the source, as an application's migration does."""
+    shop.sql(
+        *(
+            f"alter table {table} rename column {old} to {new}"
+            for table, changes in RENAMED.items()
+            for new, old in changes["renamed"].items()
+        )
+    )
+
+
+def declare_renamed(shop: Shop) -> None:
+    """In the declaration."""
+    first, *rest = shop.deployment.sources
+    tables = tuple(replace(table, **RENAMED[table.name]) for table in first.tables)
+    shop.deployment = Deployment(shop.deployment.settings, (replace(first, tables=tables), *rest))
+
+
+def test_columns_that_were_renamed_keep_their_past(shop: Shop) -> None:
+    shop.run()
+    amounts = {row["id"]: row["amount"] for row in shop.published("shop__orders")}
+    rename_columns(shop)
+    declare_renamed(shop)
+    results = shop.run()
+    assert day(1) not in (results["orders"].days or ()), "what is closed was read again"
+    assert_equal(shop)
+    published = shop.published("shop__orders")
+    assert {row["id"]: row["total"] for row in published} == amounts
+    assert "amount" not in published[0]
+    assert {row["level"] for row in shop.published("shop__customers")} == {"free"}
+    assert {row["item"]: row["euros"] for row in shop.published("shop__prices")} == {"tea": 2.5, "coffee": 3.25}
+    again = shop.run()
+    assert {name: result.entries for name, result in again.items()} == dict.fromkeys(again, ())
+    shop.sql(
+        "update customers set level = 'pro', touched_at = '2026-01-01 14:30Z' where id = 'c1'", "delete from orders where id = 3"
+    )
+    shop.run(full=True)
+    assert all(report.equal for report in shop.verify(deep=True).values())
+    assert {row["id"]: row["level"] for row in shop.published("shop__customers")}["c1"] == "pro"
+    assert len(shop.published("shop__orders")) == len(amounts) - 1
+
+
+def test_a_renaming_that_is_declared_takes_effect_without_new_rows(shop: Shop) -> None:
+    shop.run()
+    rename_columns(shop)
+    declare_renamed(shop)
+    assert not is_up_to_date(shop.deployment, shop.deployment.select(["shop"]))
+    for source, table in shop.deployment.select(["shop"]):
+        apply_table(shop.deployment, source, table)
+        publish_table(shop.deployment, source, table)
+    assert "total" in shop.published("shop__orders")[0]
+    assert all(report.equal for report in shop.verify().values())
 
 
 def test_a_column_that_changes_its_type_is_refused_before_it_lands_and_the_others_go_on(shop: Shop) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import psycopg
 
 from lakehouse import days, identity
+from lakehouse.cli.plan import SIGNS
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.plan import Change, plan_run
+from lakehouse.pipeline.plan import Change, Kind, plan_run
 from lakehouse.settings import SourceSettings
 from lakehouse.spec import Table
 from tests.shop import SHOP, Shop
@@ -30,7 +32,7 @@ def redeclare(shop: Shop, table: Table) -> None:
     shop.deployment = Deployment(shop.deployment.settings, (replace(SHOP, tables=tables),))
 
 
-COLUMNS = ("new", "added", "widened", "optional", "gone", "stops")
+COLUMNS = ("new", "added", "renamed", "widened", "optional", "gone", "stops")
 
 
 def test_a_plan_before_the_first_run_is_of_new_tables_and_changes_nothing(shop: Shop) -> None:
@@ -77,6 +79,22 @@ def test_columns_that_come_widen_go_or_may_be_null_are_followed_and_told(shop: S
     assert changes(shop, "shop.customers", *COLUMNS) == ["optional: column created_at may be null from now on"]
     shop.run()
     assert changes(shop, "shop.orders", *COLUMNS) == []
+
+
+def test_a_column_that_was_renamed_is_told_once_and_is_neither_new_nor_gone(shop: Shop) -> None:
+    shop.run()
+    orders = SHOP.tables[0]
+    shop.sql("alter table orders rename column amount to total")
+    redeclare(shop, replace(orders, renamed={"total": "amount"}))
+    assert changes(shop, "shop.orders", *COLUMNS) == [
+        "renamed: column amount is total from now on: the table is built anew from its raw log"
+    ]
+    shop.run()
+    assert changes(shop, "shop.orders", *COLUMNS) == []
+
+
+def test_every_kind_of_change_has_a_sign() -> None:
+    assert set(SIGNS) == set(get_args(Kind))
 
 
 def test_what_would_stop_a_table_is_told_and_hides_no_other(shop: Shop) -> None:

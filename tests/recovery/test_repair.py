@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lakehouse.errors import DamagedData
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.damage import diagnose
+from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.repair import Plan, plan_repair, repair_table
 from lakehouse.pipeline.repair_record import RepairRecord, read_records
 from lakehouse.pipeline.status import table_status
@@ -88,6 +90,24 @@ def test_a_damaged_raw_file_of_a_day_is_landed_anew_from_whoever_has_its_rows(sh
     assert len(shop.published("shop__orders")) == 150
     assert not diagnose(shop.deployment, *table_of(shop, "shop.orders")).damage
     assert table.mode == "append"
+
+
+def test_a_damaged_raw_file_from_before_a_renaming_is_landed_anew_as_it_came(shop: Shop) -> None:
+    shop.run()
+    first, *others = shop.deployment.sources
+    orders, *tables = first.tables
+    shop.sql("alter table orders rename column amount to total")
+    renamed = replace(first, tables=(replace(orders, renamed={"total": "amount"}), *tables))
+    shop.deployment = Deployment(shop.deployment.settings, (renamed, *others))
+    shop.run()
+    before = {row["id"]: row["total"] for row in shop.published("shop__orders")}
+    shop.sql("delete from orders where at < '2026-01-02'")
+    shop.deployment.store.delete(data_file(shop, "raw/shop/orders", "2026-01-01"))
+    plan = planned(shop, "shop.orders")
+    assert "from the lake" in plan.steps[0]
+    repair_table(shop.deployment, *table_of(shop, "shop.orders"), plan)
+    assert {row["id"]: row["total"] for row in shop.published("shop__orders")} == before
+    assert not diagnose(shop.deployment, *table_of(shop, "shop.orders")).damage
 
 
 def test_rows_that_are_in_no_copy_any_more_stop_the_repair(shop: Shop) -> None:

@@ -83,6 +83,9 @@ WRONG_TABLES: list[tuple[dict[str, Any], str, str]] = [
     ({"name": "a/b"}, "'name'", "lower-case letters"),
     ({"name": "a" * 64}, "'name'", "at most 63"),
     ({"name": "orders\n"}, "'name'", "lower-case letters"),
+    ({"renamed": {"b": "a", "c": "b"}}, "'renamed'", "each name once"),
+    ({"renamed": {"b": ("a", "c"), "d": "c"}}, "'renamed'", "each name once"),
+    ({"partition": bucket("id", 2), "renamed": {"id": "number"}}, "'renamed'", "not partitioned by"),
     ({"format": "delta", "keep_months": True}, "'keep_months'", "format='iceberg'"),
 ]
 

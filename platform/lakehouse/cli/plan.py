@@ -13,6 +13,7 @@ from lakehouse.pipeline.plan import Kind, RunPlan, TablePlan, plan_run
 SIGNS: dict[Kind, str] = {
     "new": "+",
     "added": "+",
+    "renamed": "~",
     "widened": "~",
     "optional": "~",
     "gone": "-",

@@ -27,7 +27,7 @@ from lakehouse.spec.types import declared_type
 from lakehouse.tables.columns import field_specs
 from lakehouse.tables.evolution import wider_type
 
-Kind = Literal["new", "added", "widened", "optional", "gone", "read", "apply", "publish", "stops"]
+Kind = Literal["new", "added", "renamed", "widened", "optional", "gone", "read", "apply", "publish", "stops"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,12 @@ def _columns(
             found.add("new", f"table with {len(schema)} columns, {table.format}, {_partitioned(table)}")
         return
     landed = landed_types(entries)
+    names = table.names_today(state.schema.names)
+    for old, today in names.items():
+        found.add("renamed", f"column {old} is {today} from now on: the table is built anew from its raw log")
     for column in schema:
+        if column.name in names.values():
+            continue
         known, type_ = state.schema.field(column.name) if column.name in state.schema.names else None, declared_type(column)
         if known is None:
             again = "" if column.name in landed or table.mode == "snapshot" else "; all rows are read again for it"

@@ -25,7 +25,7 @@ from lakehouse.pipeline.damage import Diagnosis
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
 from lakehouse.pipeline.windows import INCOMPLETE
-from lakehouse.raw import Written, schema_of
+from lakehouse.raw import Written, as_stored, schema_of
 from lakehouse.raw.current import fold_entries
 from lakehouse.raw.scratch import scratch_folder
 from lakehouse.rows.checksum import checksum_of
@@ -164,7 +164,7 @@ def _source_rows(
 def _lake_rows(
     deployment: Deployment, source: Source, table: Table, found: Diagnosis, entry: LogEntry
 ) -> Iterator[pa.RecordBatch]:
-    """The lake's rows of a batch's window, with the columns and types of the batch."""
+    """The lake's rows of a batch's window, with the columns and types of the batch, under the names that its files have."""
     schema, window = schema_of(entry.manifest), entry.manifest.window
     assert found.lake.state is not None
     assert table.event_time is not None
@@ -174,7 +174,8 @@ def _lake_rows(
     if table.partition.transform == "day" and table.partition.column == table.event_time and window.low is not None:
         partitions = [f"{partition_prefix(table.partition)}={window.low.date()}"]
     for batch in deployment.lake.scan(source.name, table, version=version, partitions=partitions):
-        yield _within(batch, table.event_time, window).select(schema.names).cast(schema)
+        rows = _within(batch, table.event_time, window).select(schema.names).cast(schema)
+        yield pa.RecordBatch.from_arrays(rows.columns, schema=as_stored(entry.manifest))
 
 
 def _within(batch: pa.RecordBatch, column: str, window: Window) -> pa.RecordBatch:
@@ -190,7 +191,7 @@ def _lake_has(deployment: Deployment, source: Source, table: Table, found: Diagn
     if found.lake.state is None or found.lake.sequence < entry.sequence:
         return False
     try:
-        rows = checksum_of(_lake_rows(deployment, source, table, found, entry), schema_of(entry.manifest))
+        rows = checksum_of(_lake_rows(deployment, source, table, found, entry), as_stored(entry.manifest))
     except TransientError:
         raise
     except (LakehouseError, pa.ArrowException, KeyError):
@@ -211,7 +212,7 @@ def _land_day(deployment: Deployment, source: Source, table: Table, found: Diagn
     log, manifest = deployment.log(source, table), entry.manifest
     folder = manifest.files[0].path.rpartition("/")[0] if manifest.files else ""
     if step.origin == "lake":
-        schema = schema_of(manifest)
+        schema = as_stored(manifest)
         written = log.write(_lake_rows(deployment, source, table, found, entry), schema, folder=folder)
         position = manifest.position
     else:

@@ -62,7 +62,7 @@ def duckdb_types(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> li
 
 def _relation(entry: LogEntry, files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> FoldEntry:
     schema = schema_of(entry.manifest)
-    columns = ", ".join(quoted(name) for name in schema.names)
+    columns = ", ".join(f"{quoted(f.in_files)} as {quoted(f.name)}" for f in entry.manifest.fields)
     start = 0
     parts = []
     for file, local in zip(entry.manifest.files, files, strict=True):

@@ -19,6 +19,7 @@ from lakehouse.errors import CommitConflict, DamagedData, WrongUse
 from lakehouse.raw.current import CurrentRows, fold_entries
 from lakehouse.raw.kept import KeptManifests
 from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, fingerprint, schema_of
+from lakehouse.raw.renaming import as_today, stored_names, under_todays_names
 from lakehouse.raw.scratch import scratch_folder
 from lakehouse.raw.writer import Written, empty_digest, sha256_of, write_files
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RawFile, Table, Window
@@ -150,7 +151,7 @@ class RawLog:
                 allowed=f"a batch of {self._source}.{self._table.name}",
                 remedy="Give each table a folder of its own; restore this object from a copy.",
             )
-        return LogEntry(sequence, manifest)
+        return LogEntry(sequence, under_todays_names(self._table, manifest))
 
     def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, folder: str = "") -> Written:
         """Write the files of a new batch, in the order of the rows, and upload them to `folder` of the table's folder.
@@ -249,16 +250,18 @@ class RawLog:
         return found
 
     def read(self, entry: LogEntry, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows of a batch in their order; each file is verified whole before any of its rows is given.
+        """The rows of a batch in their order, under today's names; each file is verified whole before any of its rows is given.
 
         Raises DamagedData, naming the file, when one is missing or is not what was written.
         """
-        names = None if columns is None else list(columns)
+        fields = entry.manifest.fields
+        names = None if columns is None else stored_names(fields, columns)
         with scratch_folder(self._scratch) as scratch:
             for file in entry.manifest.files:
                 local = self._fetch(file, scratch)
                 with pq.ParquetFile(local) as parquet:
-                    yield from parquet.iter_batches(columns=names)
+                    for batch in parquet.iter_batches(columns=names):
+                        yield as_today(batch, fields)
                 local.unlink()
 
     def local_files(self, entry: LogEntry, into: Path) -> list[Path]:

@@ -48,7 +48,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "window": None if manifest.window is None else _window(manifest.window),
         "closed": manifest.closed,
         "files": [{"path": f.path, "rows": f.rows, "bytes": f.bytes, "sha256": f.sha256} for f in manifest.files],
-        "fields": [{"name": f.name, "type": f.type, "nullable": f.nullable, "doc": f.doc} for f in manifest.fields],
+        "fields": [{"name": f.in_files, "type": f.type, "nullable": f.nullable, "doc": f.doc} for f in manifest.fields],
         "fingerprint": manifest.fingerprint,
         "position": {
             "taken_at": _time(manifest.position.taken_at),

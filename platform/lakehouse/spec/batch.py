@@ -49,12 +49,21 @@ class RawFile:
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """One column of a batch as it came: declared type (`lakehouse.spec.types`), nullability, description."""
+    """One column of a batch as it came: declared type (`lakehouse.spec.types`), nullability, description.
+
+    stored: what the batch's files call it, where it was renamed since.
+    """
 
     name: str
     type: str
     nullable: bool
     doc: str = ""
+    stored: str = field(default="", compare=False)
+
+    @property
+    def in_files(self) -> str:
+        """The column's name in the batch's files."""
+        return self.stored or self.name
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, get_args
@@ -88,6 +88,8 @@ class Table:
     personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
     relation: the name in the source, `schema.table` or a collection (default: the name).
     keep_document: MongoDB: whether the whole document is kept as well, as BSON without its personal fields, in `_document`.
+    renamed: by the name of a column today, the name that it had before, or those that it had, the latest first. What came under
+      them is kept as this column.
     keep_months: whether the lake keeps what the table was at the end of each month, under the name `month-2026-10`; maintenance
       sees to it.
     """
@@ -106,6 +108,7 @@ class Table:
     relation: str | None = None
     description: str = ""
     keep_document: bool = True
+    renamed: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     keep_months: bool = False
 
     def __post_init__(self) -> None:
@@ -135,6 +138,7 @@ class Table:
                 allowed="'sweep' with mode 'upsert' only: a snapshot finds deletes by itself, appended rows have none",
                 remedy="Leave deletes out.",
             )
+        self._check_renamed(tried)
         if self.keep_months and self.format == "delta":
             raise DeclarationError(
                 f"{tried}: field 'keep_months'",
@@ -161,6 +165,39 @@ class Table:
             raise DeclarationError(
                 f"{tried}: field 'lookback'", value=self.lookback, allowed="zero or more", remedy="Write timedelta(hours=6)."
             )
+
+    def _check_renamed(self, tried: str) -> None:
+        former = [name for names in self._former().values() for name in names]
+        if repeated := sorted({name for name in former if former.count(name) > 1 or name in self.renamed}):
+            raise DeclarationError(
+                f"{tried}: field 'renamed'",
+                value=", ".join(repeated),
+                allowed="each name once: as one column's name today, or as one that a column had",
+                remedy='Write all names that a column had with it, the latest first: renamed={"email": ("mail", "e_mail")}.',
+            )
+        if self.partition.column in self.renamed:
+            raise DeclarationError(
+                f"{tried}: field 'renamed'",
+                value=self.partition.column,
+                allowed="columns that the table is not partitioned by",
+                remedy="Let `relation` name a view that has the column under its old name, or declare another table of the same "
+                "relation=: it is built anew.",
+            )
+
+    def names_today(self, names: Collection[str]) -> dict[str, str]:
+        """Of columns that came together, those that have another name today, with it.
+
+        A column that came together with one of today's name is another one.
+        """
+        found = {}
+        for today, had in self._former().items():
+            before = next((name for name in had if name in names), None)
+            if before is not None and today not in names:
+                found[before] = today
+        return found
+
+    def _former(self) -> dict[str, tuple[str, ...]]:
+        return {today: (had,) if isinstance(had, str) else had for today, had in self.renamed.items()}
 
 
 @dataclass(frozen=True)

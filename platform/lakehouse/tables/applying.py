@@ -14,7 +14,7 @@ from lakehouse.tables.columns import arrow_schema, field_specs
 from lakehouse.tables.committing import Target
 from lakehouse.tables.engine import Applied
 from lakehouse.tables.entries import has_snapshot, needed_entries
-from lakehouse.tables.evolution import evolved_fields, rewrites_text
+from lakehouse.tables.evolution import evolved_fields, renamed_fields, rewrites_text
 from lakehouse.tables.folds import Folded, FoldEngine, FoldTask
 from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, TableFormat, TableHandle
 from lakehouse.tables.partitions import PartitionScheme
@@ -81,7 +81,7 @@ class Apply:
         self.source, self.table = self.target.source, self.target.table
         self.anew = self.rebuild or (self.table.mode != "snapshot" and has_snapshot(self.pending))
         manifests = [entry.manifest for entry in self.pending]
-        self.fields = evolved_fields(self.source, self.table, self.base.fields, manifests)
+        self.fields = evolved_fields(self.source, self.table, renamed_fields(self.table, self.base.fields), manifests)
         self.schema = arrow_schema(self.fields)
         self.scheme = PartitionScheme.of(self.table.partition, self.schema)
 

@@ -92,14 +92,21 @@ class LakeTables(Protocol):
         """
         ...
 
+    def has_old_names(self, source: str, table: Table) -> bool:
+        """Whether a column of the table as it stands has a name that the declaration says it had before.
+
+        Such a table is to be built anew (`rebuild`): names are part of what a row's digest is made of.
+        """
+        ...
+
     def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
         """Fold log entries (in order of sequence) into the table; rows and marker are one commit.
 
         Entries at or below the watermark are ignored; the others must follow on it without a gap. An entry that changes no row
         moves the watermark and rewrites nothing. files_root: the raw table's folder in the store, to which the paths in the
         manifests are relative. Raises CommitConflict when anything moved the table since it was read (nothing was committed:
-        call again), TooLate, SchemaChanged, DamagedData, SourceMismatch (a column of the declaration that no batch brought), and
-        WrongUse for a table that is not there and no entries.
+        call again) and for one that `has_old_names`, TooLate, SchemaChanged, DamagedData, SourceMismatch (a column of the
+        declaration that no batch brought), and WrongUse for a table that is not there and no entries.
         """
         ...
 

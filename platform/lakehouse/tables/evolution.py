@@ -72,7 +72,7 @@ def evolved_fields(
             if known is not None:
                 fields[field.name] = _followed(source, table, manifest, known, field)
             elif whole:
-                fields[field.name] = replace(field, nullable=field.nullable or born)
+                fields[field.name] = replace(field, nullable=field.nullable or born, stored="")
         if whole:
             brought = {field.name for field in manifest.fields}
             for name, field in fields.items():
@@ -88,6 +88,12 @@ def evolved_fields(
         )
     check_declared(source, table, fields)
     return tuple(fields.values())
+
+
+def renamed_fields(table: Table, fields: Sequence[FieldSpec]) -> tuple[FieldSpec, ...]:
+    """The columns of a table under the names that the declaration gives them now."""
+    names = table.names_today({field.name for field in fields})
+    return tuple(replace(field, name=names.get(field.name, field.name)) for field in fields)
 
 
 def rewrites_text(old: Sequence[FieldSpec], new: Sequence[FieldSpec]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from lakehouse.errors import DamagedData, WrongUse
+from lakehouse.errors import CommitConflict, DamagedData, WrongUse
 from lakehouse.settings import Settings
 from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
 from lakehouse.stores import ObjectStore
@@ -53,8 +53,14 @@ class Lake:
         if handle is not None:
             handle.check_partitioning(table)
 
+    def has_old_names(self, source: str, table: Table) -> bool:
+        handle = self._format(table).load(source, table) if table.renamed else None
+        return handle is not None and handle.current is not None and bool(_old_names(handle, table))
+
     def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
         base = read_base(self._format(table), source, table)
+        if base.handle is not None and base.handle.current is not None:
+            _refuse_old_names(base.handle, source, table)
         pending = pending_entries(source, table, base.marker.sequence, entries)
         if pending:
             return Apply(self._target(source, table), self._folds(), base, pending).run(files_root)
@@ -234,6 +240,22 @@ class Lake:
         if self._engine is None:
             self._engine = self._open_engine()
         return self._engine
+
+
+def _old_names(handle: TableHandle, table: Table) -> dict[str, str]:
+    """Of the columns of the current version those that were renamed since, with their names today."""
+    assert handle.current is not None
+    return table.names_today(handle.schema(handle.current).names) | table.names_today({field.name for field in handle.fields})
+
+
+def _refuse_old_names(handle: TableHandle, source: str, table: Table) -> None:
+    if table.renamed and (names := _old_names(handle, table)):
+        raise CommitConflict(
+            f"applying to {source}.{table.name}",
+            value="columns under old names: " + ", ".join(f"{old} (now {today})" for old, today in names.items()),
+            allowed="a table whose columns are called as they are declared",
+            remedy="Build it anew from its raw log: `rebuild`, which apply_table does by itself.",
+        )
 
 
 def _expirable(handle: TableHandle, keep: Keep) -> tuple[int, ...]:

@@ -32,8 +32,9 @@ class LocalBatch:
     def files(self) -> tuple[LocalRows, ...]:
         """The batch's files; rows are in their place across all of them."""
         first, found = 0, []
+        stored = {field.name: field.stored for field in self.manifest.fields if field.stored}
         for path, file in zip(self.paths, self.manifest.files, strict=True):
-            found.append(LocalRows(path, self.columns, f"file_row_number + {first}"))
+            found.append(LocalRows(path, self.columns, f"file_row_number + {first}", stored=stored))
             first += file.rows
         return tuple(found)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,12 +20,16 @@ ROW = "_row"
 
 @dataclass(frozen=True)
 class LocalRows:
-    """One Parquet file. columns: those that it has. position: SQL for a row's place in its batch. where: which rows are meant."""
+    """One Parquet file. columns: those that it has. position: SQL for a row's place in its batch. where: which rows are meant.
+
+    stored: the names of columns that the file calls otherwise.
+    """
 
     path: Path
     columns: tuple[str, ...]
     position: str = "file_row_number"
     where: str = ""
+    stored: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, path: Path) -> LocalRows:
@@ -35,9 +39,9 @@ class LocalRows:
     def relation(self, schema: pa.Schema) -> str:
         """A parenthesised query: the columns of `schema`, cast to its types, a missing one as null; and `_row`, `_position`."""
         columns = [
-            f"{quoted(field.name) if field.name in self.columns else 'null'}::{duck_type(declared_type(field))} "
-            f"as {quoted(field.name)}"
-            for field in schema
+            f"{quoted(self.stored.get(f.name, f.name)) if f.name in self.columns else 'null'}::{duck_type(declared_type(f))} "
+            f"as {quoted(f.name)}"
+            for f in schema
         ]
         source = f"read_parquet({literal(str(self.path))}, file_row_number = true, hive_partitioning = false)"
         where = f" where {self.where}" if self.where else ""

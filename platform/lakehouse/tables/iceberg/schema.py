@@ -152,14 +152,19 @@ def check_spec(tried: str, found: PartitionSpec, partitioning: Partitioning, sch
         )
 
 
-def stage_evolution(transaction: Transaction, old: Sequence[FieldSpec], new: Sequence[FieldSpec]) -> None:
-    """Stage the changes from `old` to `new` columns in a transaction on a table that has `old`."""
-    before = {field.name: field for field in old}
+def stage_evolution(
+    transaction: Transaction, old: Sequence[FieldSpec], new: Sequence[FieldSpec], renamed: Mapping[str, str]
+) -> None:
+    """Stage the changes from `old` to `new` columns in a transaction on a table that has `old`.
+
+    renamed: of the columns that have another name among the new ones, that name by the old one.
+    """
+    before = {renamed.get(field.name, field.name): field for field in old}
     if tuple(old) == tuple(new):
         return
     with transaction.update_schema() as update:
         required = {field.name for field in new if not field.nullable}
-        identifiers = transaction.table_metadata.schema().identifier_field_names()
+        identifiers = {renamed.get(name, name) for name in transaction.table_metadata.schema().identifier_field_names()}
         if not identifiers <= required:
             update.set_identifier_fields()
         for field in new:
@@ -167,11 +172,13 @@ def stage_evolution(transaction: Transaction, old: Sequence[FieldSpec], new: Seq
             if known is None:
                 update.add_column(field.name, iceberg_type(field.type), doc=field.doc or None)
                 continue
-            _stage_type(update, (field.name,), known.type, field.type)
+            if known.name != field.name:
+                update.rename_column(known.name, field.name)
+            _stage_type(update, (known.name,), known.type, field.type)
             if field.doc != known.doc:
-                update.update_column(field.name, doc=field.doc)
+                update.update_column(known.name, doc=field.doc)
             if field.nullable and not known.nullable:
-                update.make_column_optional(field.name)
+                update.make_column_optional(known.name)
     wanted, had = type_properties(new), type_properties(old)
     if added := {name: value for name, value in wanted.items() if had.get(name) != value}:
         transaction.set_properties(added)

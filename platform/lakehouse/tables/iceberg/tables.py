@@ -50,7 +50,7 @@ class IcebergTables:
         if handle is not None:
             assert isinstance(handle, IcebergHandle)
             transaction = handle.iceberg.transaction()
-            stage_evolution(transaction, handle.fields, fields)
+            stage_evolution(transaction, handle.fields, fields, table.names_today({field.name for field in handle.fields}))
             return StagedSnapshot(source, table, transaction, handle, scheme)
         schema = new_schema(fields, table.key)
         properties = {"lakehouse.source": source, "lakehouse.table": table.name, **type_properties(fields)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -35,8 +36,8 @@ def spark_schema(fields: Sequence[FieldSpec]) -> StructType:
 
 
 def read_files(session: SparkSession, urls: Sequence[str], fields: Sequence[FieldSpec]) -> DataFrame:
-    """The rows of Parquet files, read by the executors; folders named `key=value` mean nothing."""
-    schema = spark_schema(fields)
+    """The rows of Parquet files, read by the executors, in columns as the files call them; folders `key=value` mean nothing."""
+    schema = spark_schema([replace(field, name=field.in_files) for field in fields])
     if not urls:
         return session.createDataFrame([], schema)
     return session.read.schema(schema).option("recursiveFileLookup", "true").parquet(*urls)
@@ -62,8 +63,11 @@ def as_columns(present: Sequence[FieldSpec], schema: pa.Schema) -> list[Column]:
     """The columns of `schema` of a relation that has some of them, in their types or narrower ones."""
     wanted = spark_schema(field_specs(schema))
     had = {field.name: field.dataType for field in spark_schema(present)}
+    files = {field.name: field.in_files for field in present}
     return [
-        _as_type(column(field.name) if field.name in had else fn.lit(None), had.get(field.name), field.dataType).alias(field.name)
+        _as_type(column(files[field.name]) if field.name in had else fn.lit(None), had.get(field.name), field.dataType).alias(
+            field.name
+        )
         for field in wanted
     ]
 
