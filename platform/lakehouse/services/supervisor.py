@@ -133,7 +133,7 @@ def _is_wanted(
 def stop(settings: Settings, *, wipe: bool = False, on_event: OnEvent = lambda event: None) -> tuple[str, ...]:
     """Stop every server of this home in reverse order and wait until it is gone; returns the names of those that ran.
 
-    wipe: also remove data, logs, Dagster's folder and the recorded addresses; nothing else that lies in the home.
+    wipe: also remove data, logs, Dagster's folder, kept manifests and the recorded addresses; nothing else that lies in the home.
     """
     home = settings.home.resolve()
     if not home.is_dir():
@@ -180,7 +180,7 @@ def _stop_one(record: Record, name: str, on_event: OnEvent) -> bool:
 
 
 def _wipe(home: Path) -> None:
-    for folder in ("data", "logs", "dagster", "tmp"):
+    for folder in ("data", "logs", "dagster", "tmp", "manifests"):
         if (home / folder).exists():
             shutil.rmtree(home / folder)
     for file in (SERVICES_FILE, LOCK_FILE):
