@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 
 from lakehouse.pipeline.deployment import Deployment as Platform
 from lakehouse.settings import Settings, SourceSettings, StoreSettings, WarehouseSettings
+from lakehouse.stores import ObjectStore, open_store
 from tests.servers import Deployment, without_lakehouse_variables
 from tests.shop import CLICKS, SHOP, Shop
 
@@ -108,6 +110,21 @@ def mongo_database(mongodb: Settings) -> Iterator[str]:
 def s3_store(s3: Settings) -> StoreSettings:
     """A fresh prefix on the S3 server."""
     return s3.store.model_copy(update={"url": f"{s3.store.url}/{fresh_name()}"})
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
+    """An empty place of the test's own, in a folder and in S3: the test runs over both."""
+    if request.param == "folder":
+        return StoreSettings(url=(tmp_path / "store").as_uri())
+    settings: StoreSettings = request.getfixturevalue("s3_store")
+    return settings
+
+
+@pytest.fixture
+def store(store_settings: StoreSettings) -> ObjectStore:
+    """The store at that place."""
+    return open_store(store_settings)
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def catch_up(settings: Settings, table: Table, prefixes: Sequence[Sequence[LogEn
 def look_after(settings: Settings, table: Table, upto: int, done: Path, barrier: Any) -> None:
     """What another process does: write the rows into fresh files and forget versions, over and over, until all is applied.
 
-    done: where each round that was committed leaves its letter: c(ompacted) or e(xpired).
+    done: where each round leaves a letter once it has compacted.
     """
     tables = open_tables(settings, open_store(settings.store))
     barrier.wait()
@@ -215,8 +215,7 @@ def look_after(settings: Settings, table: Table, upto: int, done: Path, barrier:
             try:
                 tables.compact(SOURCE, table, list(tables.partitions(SOURCE, table)))
                 file.write("c")
-                if tables.expire(SOURCE, table, Keep(3, datetime.now(UTC)))[0]:
-                    file.write("e")
+                tables.expire(SOURCE, table, Keep(3, datetime.now(UTC)))
             except CommitConflict:
                 continue
         if state.current.marker.sequence == upto:

@@ -18,7 +18,7 @@ from lakehouse.services.processes import poll
 from lakehouse.settings import Settings
 
 SOURCES = {"chronochat": "postgres", "chronochat_mongo": "mongodb"}
-ALL = ("postgres", "mongodb", "s3", "clickhouse")
+SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 
 GUARD = """
 import shutil, sys
@@ -48,7 +48,7 @@ class Deployment:
         guard = subprocess.Popen([sys.executable, "-c", GUARD, str(home)], stdin=subprocess.PIPE, start_new_session=True)
         return cls(Settings.model_construct(home=home), guard)
 
-    def start(self, only: Collection[str] = ALL) -> Settings:
+    def start(self, only: Collection[str] = SERVERS) -> Settings:
         """The settings that lead to the running servers `only`."""
         return services.start(self.settings, SOURCES, only=only).settings
 

@@ -19,19 +19,6 @@ RACES = 6
 RACERS = 4
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
-    if request.param == "folder":
-        return StoreSettings(url=(tmp_path / "store").as_uri())
-    settings: StoreSettings = request.getfixturevalue("s3_store")
-    return settings
-
-
-@pytest.fixture
-def store(store_settings: StoreSettings) -> ObjectStore:
-    return open_store(store_settings)
-
-
 def paths(store: ObjectStore, prefix: str = "", after: str | None = None) -> list[str]:
     return [info.path for info in store.list(prefix, after)]
 

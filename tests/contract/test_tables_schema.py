@@ -15,7 +15,7 @@ from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket, days
 from lakehouse.spec.types import declared_type, field_doc
 from tests.lakes import Lake, evolving_lake_fixture  # noqa: F401
-from tests.rawlogs import SOURCE, HandLog, Row, day
+from tests.rawlogs import SOURCE, HandLog, Row, day, digest
 
 ITEMS = Table("items", "upsert", ("id",), cursor="changed", event_time="changed", partition=bucket("id", 2))
 FIELDS = {"id": "int32", "changed": "timestamp", "price": "decimal(6,2)", "weight": "float32", "extra": "json"}
@@ -138,6 +138,10 @@ def test_a_renamed_column_keeps_its_past_under_its_new_name(lake: Lake) -> None:
     lake.check(log, expected)
     lake.tables.rollback(SOURCE, log.table, before)
     assert lake.tables.has_old_names(SOURCE, log.table)
+    marker = lake.marker(log.table)
+    lake.tables.compact(SOURCE, log.table, list(lake.tables.partitions(SOURCE, log.table)))
+    assert lake.marker(log.table) == marker, "rows were written under names that the marker's checksum is not of"
+    assert digest(pa.Table.from_batches(lake.tables.scan(SOURCE, old)))[1] == marker.checksum
     built_anew()
 
 

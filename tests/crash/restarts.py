@@ -9,8 +9,8 @@ from collections.abc import Callable
 from tests.crash.tally import Tally
 from tests.crash.truth import compare, settings_of
 from tests.deployments import Project
+from tests.servers import SERVERS
 
-SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 MOMENTS = (
     "done +chronochat__extract",
     "done +chronochat_mongo__extract",

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from lakehouse.settings import MaintenanceSettings
 from tests.crash import workers
-from tests.crash.restarts import SERVERS
 from tests.crash.tally import Tally
 from tests.crash.truth import compare, settings_of
 from tests.deployments import Project, Running
+from tests.servers import SERVERS
 
 WORKERS = (
     *("tick", "extract", "extract", "backfill", "apply", "apply", "publish", "publish"),

@@ -1,4 +1,4 @@
-"""The lines that `lakehouse connect` prints, each executed by the tool that they are for, and the rows that it finds."""
+"""The lines that `lakehouse connect` prints, executed by the tools that they are for, and what these find; Trino is not here."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from pymongo.errors import OperationFailure
 from lakehouse import services
 from lakehouse.errors import ConfigurationError, WrongUse
 from lakehouse.settings import Settings, SourceSettings, StoreSettings, WarehouseSettings
-from tests.servers import ALL, SOURCES, Deployment
+from tests.servers import SERVERS, SOURCES, Deployment
 
 
 def test_a_fresh_postgres_database_takes_rows(postgres_database: str) -> None:
@@ -64,7 +64,7 @@ def test_a_fresh_warehouse_database_takes_rows(clickhouse_database: WarehouseSet
 
 def test_every_server_answers_under_the_recorded_settings(servers: Settings) -> None:
     states = {status.name: (status.state, status.detail) for status in services.status(servers)}
-    assert {name: states[name] for name in ALL} == dict.fromkeys(ALL, ("running", ""))
+    assert {name: states[name] for name in SERVERS} == dict.fromkeys(SERVERS, ("running", ""))
     assert set(servers.sources) == set(SOURCES)
 
 
@@ -82,7 +82,7 @@ def test_a_client_without_the_password_is_refused(servers: Settings) -> None:
 
 def test_starting_again_changes_nothing(servers: Settings, deployment: Deployment) -> None:
     before = (deployment.settings.home / "services.json").read_text()
-    again = services.start(deployment.settings, SOURCES, only=ALL)
+    again = services.start(deployment.settings, SOURCES, only=SERVERS)
     assert again.started == ()
     assert again.settings == servers
     assert (deployment.settings.home / "services.json").read_text() == before

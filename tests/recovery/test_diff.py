@@ -13,11 +13,6 @@ from tests.crash.matrix import both_formats
 from tests.shop import FIRST, Shop
 
 
-def versions(shop: Shop, name: str) -> list[int]:
-    source, table = shop.deployment.select([name])[0]
-    return [version.version for version in shop.deployment.lake.history(source.name, table)]
-
-
 def applied(shop: Shop, name: str) -> int:
     shop.extract(full=True)
     source, table = shop.deployment.select([name])[0]
@@ -80,6 +75,16 @@ def test_a_row_that_went_to_another_partition_and_a_new_column_are_changes(shop:
         "colour": (None, "red"),
     }
     assert len(found.partitions) == 2
+
+
+def test_after_a_rollback_the_current_version_is_not_the_newest(shop: Shop) -> None:
+    first = applied(shop, "shop.orders")
+    shop.order(900, 2, FIRST + timedelta(days=2, hours=4))
+    second = applied(shop, "shop.orders")
+    source, table = shop.deployment.select(["shop.orders"])[0]
+    shop.deployment.lake.rollback(source.name, table, first)
+    assert compared(shop, "shop.orders", first).added == 0
+    assert compared(shop, "shop.orders", second).removed == 2
 
 
 def test_a_version_that_is_not_kept_is_named(shop: Shop) -> None:

@@ -11,12 +11,13 @@ import pytest
 
 from lakehouse.pipeline import maintain, orphans
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.maintain import Maintained, maintain_table, version_before
+from lakehouse.pipeline.maintain import Maintained, maintain_table
 from lakehouse.pipeline.statistics import mark_built, stale_statistics
 from lakehouse.settings import MaintenanceSettings, StoreSettings
 from lakehouse.spec import Marker
 from lakehouse.tables.delta import tables as delta_tables
 from lakehouse.tables.engine import TableVersion
+from lakehouse.tables.lake import version_before
 from tests.crash.matrix import both_formats
 from tests.crash.passage import take
 from tests.shop import FIRST, Shop
@@ -142,21 +143,28 @@ def test_the_last_version_of_a_month_is_kept_under_its_name_where_that_is_declar
 
 
 @pytest.mark.parametrize(
-    ("kept", "expected"),
+    ("kept", "current", "expected"),
     [
-        ((1, 2, 3, 4), 2),  # 2 was followed by 3, when the month was over
-        ((2, 3, 4), 2),
-        ((1, 3, 4), None),  # 2 is gone: what the table was then is not there
-        ((1, 2, 4), None),  # 3, which may have been of the month, is gone
-        ((1, 2), 2),
-        ((3, 4), None),
-        ((), None),
+        ((1, 2, 3, 4), 4, 2),  # 2 was followed by 3, when the month was over
+        ((2, 3, 4), 4, 2),
+        ((1, 3, 4), 4, None),  # 2 is gone: what the table was then is not there
+        ((1, 2, 4), 4, None),  # 3, which may have been of the month, is gone
+        ((1, 2), 2, 2),
+        ((1, 2), 1, 1),  # 2 was taken back before the month was over
+        ((3, 4), 4, None),
+        ((), None, None),
     ],
 )
-def test_a_month_whose_last_version_may_be_gone_gets_no_name(kept: tuple[int, ...], expected: int | None) -> None:
+def test_a_month_whose_last_version_may_be_gone_gets_no_name(
+    kept: tuple[int, ...], current: int | None, expected: int | None
+) -> None:
     marker = Marker(1, 0, "0" * 16)
     history = [TableVersion(n, n - 1 or None, FIRST + timedelta(days=n), "overwrite", marker) for n in kept]
-    assert version_before(history, FIRST + timedelta(days=2, hours=12)) == expected
+    left = dict(zip(kept, (version.committed_at for version in history[1:]), strict=False))
+    if kept and current != kept[-1]:
+        left[kept[-1]] = FIRST + timedelta(days=2, hours=6)
+    left.pop(current or 0, None)
+    assert version_before(FIRST + timedelta(days=2, hours=12), history, left, current) == expected
 
 
 def test_what_is_young_stays(old_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,14 +67,6 @@ def batch(number: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([{"id": number, "at": MOMENT}], schema=SCHEMA)
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
-    if request.param == "folder":
-        return StoreSettings(url=(tmp_path / "store").as_uri())
-    settings: StoreSettings = request.getfixturevalue("s3_store")
-    return settings
-
-
 def with_secrets(settings: StoreSettings) -> str:
     plain = settings.model_dump()
     for name in ("access_key", "secret_key"):

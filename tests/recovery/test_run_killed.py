@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deployments import Project, demo_project
+from tests.servers import SERVERS
 
 FAULTS = (
     "store.create:after:kill:2",
@@ -19,7 +20,6 @@ FAULTS = (
 )
 """Where the run ends: rows landed, a table applied, dbt about to begin, dbt done and nobody knows it, dbt done, and all done
 but for the note that it is. The platform is new: the first of these runs is its first."""
-SERVERS = ("postgres", "mongodb", "s3", "clickhouse")
 
 
 @pytest.fixture(scope="module")

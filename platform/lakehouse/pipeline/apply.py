@@ -19,7 +19,7 @@ def apply_table(deployment: Deployment, source: Source, table: Table) -> Applied
 def _apply(deployment: Deployment, source: Source, table: Table) -> Applied | None:
     """One attempt, from the watermark as it stands; from the first entry where columns were renamed."""
     log = deployment.log(source, table)
-    if table.renamed and deployment.lake.has_old_names(source.name, table):
+    if deployment.lake.has_old_names(source.name, table):
         return deployment.lake.rebuild(source.name, table, log.entries(), log.folder)
     state = deployment.lake.state(source.name, table)
     entries = log.entries(after=state.current.marker.sequence if state else 0)

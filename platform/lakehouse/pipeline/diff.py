@@ -70,7 +70,11 @@ def diff_table(deployment: Deployment, source: Source, table: Table, before: int
     """
     lake = deployment.lake
     history = {each.version: each for each in lake.history(source.name, table)}
-    chosen = [before, next(reversed(history)) if after is None else after]
+    if after is None:
+        state = lake.state(source.name, table)
+        assert state is not None
+        after = state.current.version
+    chosen = [before, after]
     for version in chosen:
         if version not in history:
             raise WrongUse(

@@ -59,6 +59,6 @@ def _is_level(deployment: Deployment, source: Source, table: Table, published: P
     state = deployment.lake.state(source.name, table)
     if state is None or published is None:
         return False
-    if table.renamed and deployment.lake.has_old_names(source.name, table):
+    if deployment.lake.has_old_names(source.name, table):
         return False
     return published.marker.sequence == head and state.current.marker == published.marker

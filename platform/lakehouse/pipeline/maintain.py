@@ -18,7 +18,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.orphans import Orphans, find_orphans, oldest_writer, remove_orphans
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.spec import Source, Table
-from lakehouse.tables.engine import Fragments, Keep, TableVersion
+from lakehouse.tables.engine import Fragments, Keep
 
 
 @dataclass(frozen=True)
@@ -127,22 +127,10 @@ def _unnamed_month(deployment: Deployment, source: Source, table: Table, now: da
         return {}
     over = (now or datetime.now(UTC)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     name = f"month-{over - timedelta(days=1):%Y-%m}"
-    version = version_before(deployment.lake.history(source.name, table), over)
+    version = deployment.lake.version_at(source.name, table, over)
     if version is None or name in deployment.lake.tags(source.name, table):
         return {}
     return {name: version}
-
-
-def version_before(history: Sequence[TableVersion], moment: datetime) -> int | None:
-    """The version that a table was at right before a moment, of those that are kept, the oldest first; None if it may be gone.
-
-    It is known where its successor is there, or where it is the last one.
-    """
-    earlier = [version for version in history if version.committed_at < moment]
-    if not earlier:
-        return None
-    last = earlier[-1].version
-    return last if last == history[-1].version or any(version.parent == last for version in history) else None
 
 
 def _kept(deployment: Deployment, source: Source, table: Table) -> Keep:

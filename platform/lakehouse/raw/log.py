@@ -19,7 +19,7 @@ from lakehouse.errors import CommitConflict, DamagedData, WrongUse
 from lakehouse.raw.current import CurrentRows, fold_entries
 from lakehouse.raw.kept import KeptManifests
 from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, fingerprint, schema_of
-from lakehouse.raw.renaming import as_today, stored_names, under_todays_names
+from lakehouse.raw.renaming import as_today, under_todays_names
 from lakehouse.raw.scratch import scratch_folder
 from lakehouse.raw.writer import Written, empty_digest, sha256_of, write_files
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RawFile, Table, Window
@@ -100,15 +100,12 @@ class RawLog:
         last = max(listed, default=0) or after
         if last == after and after and not self._store.exists(self._path(after)):
             raise self._missing(after)
-        known = dict[int, LogEntry]()
-        if self._kept is not None and not afresh and len(listed) > FEW:
-            known = self._known(self._kept, listed)
+        if self._kept is None or afresh or len(listed) <= FEW:
+            return readable(self._look(after, last, {}))
+        known = self._known(self._kept, listed)
         found = self._look(after, last, known)
-        if self._kept is not None:
-            fresh = (entry for entry in found if isinstance(entry, LogEntry) and entry.sequence not in known)
-            self._kept.add(
-                {listed[entry.sequence]: encode_manifest(entry.manifest) for entry in fresh if entry.sequence in listed}
-            )
+        fresh = (entry for entry in found if isinstance(entry, LogEntry) and entry.sequence not in known)
+        self._kept.add({listed[entry.sequence]: encode_manifest(entry.manifest) for entry in fresh if entry.sequence in listed})
         return readable(found)
 
     def look(self) -> list[LogEntry | DamagedData]:
@@ -255,7 +252,8 @@ class RawLog:
         Raises DamagedData, naming the file, when one is missing or is not what was written.
         """
         fields = entry.manifest.fields
-        names = None if columns is None else stored_names(fields, columns)
+        stored = {field.name: field.in_files for field in fields}
+        names = None if columns is None else [stored[name] for name in columns]
         with scratch_folder(self._scratch) as scratch:
             for file in entry.manifest.files:
                 local = self._fetch(file, scratch)

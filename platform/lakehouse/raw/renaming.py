@@ -6,7 +6,7 @@ field knowing what the files call it (`FieldSpec.stored`). So whoever folds, ver
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -22,12 +22,6 @@ def under_todays_names(table: Table, manifest: Manifest) -> Manifest:
         return manifest
     fields = (replace(f, name=names[f.name], stored=f.name) if f.name in names else f for f in manifest.fields)
     return replace(manifest, fields=tuple(fields))
-
-
-def stored_names(fields: Sequence[FieldSpec], names: Collection[str] | None = None) -> list[str]:
-    """What files call these columns, or those of them that are named, in the order of the names."""
-    files = {field.name: field.in_files for field in fields}
-    return [files[name] for name in (files if names is None else names)]
 
 
 def as_stored(manifest: Manifest) -> pa.Schema:

@@ -14,7 +14,7 @@ from lakehouse.tables.columns import arrow_schema, field_specs
 from lakehouse.tables.committing import Target
 from lakehouse.tables.engine import Applied
 from lakehouse.tables.entries import has_snapshot, needed_entries
-from lakehouse.tables.evolution import evolved_fields, renamed_fields, rewrites_text
+from lakehouse.tables.evolution import changes_digests, evolved_fields, renamed_fields
 from lakehouse.tables.folds import Folded, FoldEngine, FoldTask
 from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, TableFormat, TableHandle
 from lakehouse.tables.partitions import PartitionScheme
@@ -90,7 +90,7 @@ class Apply:
         began = started()
         staged = self.target.format.stage(self.source, self.table, self.base.handle, self.fields, self.scheme)
         rewrite = staged.rewrites and not self.anew
-        whole = rewrite or rewrites_text(self.base.marked, self.fields)
+        whole = rewrite or changes_digests(self.base.marked, self.fields)
         handle = self.base.handle
         old = {} if handle is None or self.anew else files_by_partition(handle, self.scheme)
         task = FoldTask(

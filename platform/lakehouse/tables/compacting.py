@@ -14,7 +14,7 @@ from lakehouse.tables.applying import Base, files_by_partition, read_base
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.committing import Target
 from lakehouse.tables.engine import Compacted, Fragments
-from lakehouse.tables.evolution import rewrites_text
+from lakehouse.tables.evolution import changes_digests
 from lakehouse.tables.folds import Folded, FoldEngine, FoldTask
 from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile
 from lakehouse.tables.partitions import PartitionScheme
@@ -100,7 +100,7 @@ class Compaction:
 
 def _live(base: Base, table: Table) -> Iterator[tuple[str, list[DataFile]]]:
     """The data files of each partition, under the name that people see; none where a checksum would have to be taken anew."""
-    if base.handle is None or rewrites_text(base.marked, base.fields):
+    if base.handle is None or changes_digests(base.marked, base.fields):
         return
     scheme = PartitionScheme.of(table.partition, arrow_schema(base.fields))
     for partition, files in files_by_partition(base.handle, scheme).items():

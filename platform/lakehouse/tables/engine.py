@@ -180,6 +180,13 @@ class LakeTables(Protocol):
         """The versions that can still be read, oldest first."""
         ...
 
+    def version_at(self, source: str, table: Table, moment: datetime) -> int | None:
+        """The version that the table was at right before a moment, by the clocks of who committed.
+
+        None where that cannot be told: what was current then may be gone, or was taken back since.
+        """
+        ...
+
     def tags(self, source: str, table: Table) -> dict[str, int]:
         """The versions that have a name, by their names."""
         ...

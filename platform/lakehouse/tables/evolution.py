@@ -96,10 +96,12 @@ def renamed_fields(table: Table, fields: Sequence[FieldSpec]) -> tuple[FieldSpec
     return tuple(replace(field, name=names.get(field.name, field.name)) for field in fields)
 
 
-def rewrites_text(old: Sequence[FieldSpec], new: Sequence[FieldSpec]) -> bool:
-    """Whether a column widened so that equal values have another text, and every row another digest: `float32` to `float64`."""
+def changes_digests(old: Sequence[FieldSpec], new: Sequence[FieldSpec]) -> bool:
+    """Whether equal rows have other digests: a column is gone, or called otherwise, or has another text (`float32` widened)."""
     before = {field.name: field.type for field in old}
-    return any("float32" in before.get(field.name, "") and before[field.name] != field.type for field in new)
+    return not before.keys() <= {field.name for field in new} or any(
+        "float32" in before.get(field.name, "") and before[field.name] != field.type for field in new
+    )
 
 
 def _followed(source: str, table: Table, manifest: Manifest, known: FieldSpec, field: FieldSpec) -> FieldSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
@@ -140,6 +141,10 @@ class Lake:
     def history(self, source: str, table: Table) -> list[TableVersion]:
         return self._existing(source, table).history()
 
+    def version_at(self, source: str, table: Table, moment: datetime) -> int | None:
+        handle = self._existing(source, table)
+        return version_before(moment, handle.history(), handle.superseded(), handle.current)
+
     def tags(self, source: str, table: Table) -> dict[str, int]:
         return dict(sorted(self._existing(source, table).tags().items()))
 
@@ -249,7 +254,7 @@ def _old_names(handle: TableHandle, table: Table) -> dict[str, str]:
 
 
 def _refuse_old_names(handle: TableHandle, source: str, table: Table) -> None:
-    if table.renamed and (names := _old_names(handle, table)):
+    if names := _old_names(handle, table):
         raise CommitConflict(
             f"applying to {source}.{table.name}",
             value="columns under old names: " + ", ".join(f"{old} (now {today})" for old, today in names.items()),
@@ -263,6 +268,21 @@ def _expirable(handle: TableHandle, keep: Keep) -> tuple[int, ...]:
     newest_first = sorted(superseded, key=lambda version: superseded[version], reverse=True)
     young = (version for version, left in superseded.items() if left >= keep.since)
     return handle.expirable({*newest_first[: keep.newest - 1], *young, *keep.needed})
+
+
+def version_before(
+    moment: datetime, history: Sequence[TableVersion], superseded: Mapping[int, datetime], current: int | None
+) -> int | None:
+    """See `LakeTables.version_at`. superseded: when each version but the current one was last current.
+
+    Of those that were committed before the moment and current after it, the first to be left: later ones came back by a rollback.
+    A successor that is gone may have been there before the moment, so it must be known.
+    """
+    alive = [v for v in history if v.committed_at < moment <= superseded.get(v.version, moment)]
+    if not alive:
+        return None
+    found = min(alive, key=lambda v: superseded.get(v.version, datetime.max.replace(tzinfo=UTC))).version
+    return found if found == current or any(v.parent == found for v in history) else None
 
 
 def _stands_at(handle: TableHandle, marker: Marker) -> bool:
