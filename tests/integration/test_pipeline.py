@@ -10,12 +10,16 @@ from typing import Any
 import bson
 import psycopg
 import pymongo
+import pytest
 
 from lakehouse.errors import SourceMismatch
+from lakehouse.pipeline import landing
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
 from lakehouse.pipeline.status import source_status
 from lakehouse.pipeline.windows import DayRange
+from lakehouse.sources.postgres import PostgresSnapshot
+from lakehouse.spec import Table, Window
 from tests.shop import CLICKS, FIRST, Shop, assert_equal, day
 
 
@@ -41,6 +45,26 @@ def test_a_late_row_in_an_open_day_arrives_with_the_next_run(shop: Shop) -> None
     assert [str(d) for d in results["orders"].days] == ["2026-01-02", "2026-01-03"]
     assert_equal(shop)
     assert len(shop.published("shop__orders")) == 153
+
+
+@pytest.mark.parametrize(("few_bytes", "readings"), [(landing.FEW_BYTES, 1), (0, 2)])
+def test_a_day_that_changed_is_read_once_where_its_rows_are_few(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, few_bytes: int, readings: int
+) -> None:
+    shop.run()
+    read, windows = PostgresSnapshot.read, list[Window]()
+
+    def noted(snapshot: PostgresSnapshot, table: Table, window: Window | None = None) -> Any:
+        if table.name == "orders" and window is not None:
+            windows.append(window)
+        return read(snapshot, table, window)
+
+    monkeypatch.setattr(PostgresSnapshot, "read", noted)
+    monkeypatch.setattr(landing, "FEW_BYTES", few_bytes)
+    shop.order(900, 3, FIRST + timedelta(days=2, hours=3))
+    assert shop.run()["orders"].rows == 53
+    assert [window.low for window in windows] == [FIRST + timedelta(days=1), *[FIRST + timedelta(days=2)] * readings]
+    assert_equal(shop)
 
 
 def test_a_row_that_was_landed_and_deleted_before_it_was_applied_is_gone_after_one_run(shop: Shop) -> None:

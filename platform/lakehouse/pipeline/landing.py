@@ -22,6 +22,9 @@ T = TypeVar("T")
 READINGS = 3
 """Readings of one window, the first included, when the source goes away in the middle."""
 
+FEW_BYTES = 16 * 2**20
+"""Rows that take no more memory than this are kept between their checksum and their landing, and not read twice."""
+
 
 class Landing:
     """One table during one extraction: its log as it was found, and what is claimed on top of it.
@@ -69,6 +72,14 @@ class Landing:
         found, marker = self.checksum(batches), state.current.marker
         return (found.rows, found.hex) == (marker.rows, marker.checksum)
 
+    def _protected(self, read: Read) -> Iterator[pa.RecordBatch]:
+        return protected(read(), self.table, self._key)
+
+    def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, Sequence[pa.RecordBatch] | None]:
+        """Rows and checksum of a window as it would land, and the rows themselves where they are few."""
+        few = _Few(self._protected(read))
+        return checksum_of(few, self.schema), few.rows
+
     def window_checksum(self, read: Read) -> RowChecksum:
         """Rows and checksum of a window as it would land, read again when the source goes away in the middle."""
         return self._whole(lambda: self.checksum(read()))
@@ -90,14 +101,15 @@ class Landing:
         """
         position = replace(self._position, detail={**self._position.detail, **(detail or {})})
         previous = self._previous(kind, window)
+        rows: Iterable[pa.RecordBatch] | None = None
         if previous is not None and kind != "upsert" and self._same_schema(previous):
-            found = self.window_checksum(read)
+            found, rows = self._whole(lambda: self._checksum_and_rows(read))
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
                 if closed and not previous.manifest.closed:
                     self._claim(self._again(previous.manifest, position))
                 return
-        written = self._whole(lambda: self.write(protected(read(), self.table, self._key), self.schema, folder=folder))
+        written = self._whole(lambda: self.write(self._protected(read) if rows is None else rows, self.schema, folder=folder))
         if kind == "upsert" and not written.rows:
             self.unchanged += 1
             return
@@ -211,6 +223,24 @@ class Landing:
             run_id=self._run_id,
         )
         return replace(again, files=manifest.files, rows=manifest.rows, checksum=manifest.checksum)
+
+
+class _Few:
+    """Batches on their way. rows: all that have passed, or None once they took more than `FEW_BYTES`."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self.rows: list[pa.RecordBatch] | None = []
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        held = 0
+        for batch in self._batches:
+            held += batch.get_total_buffer_size()
+            if held > FEW_BYTES:
+                self.rows = None
+            elif self.rows is not None:
+                self.rows.append(batch)
+            yield batch
 
 
 class SomethingNew(Exception):
