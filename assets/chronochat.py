@@ -56,7 +56,8 @@ chronochat = Source(
             partition=days("created_at"),
             personal={"ip_address": "tokenise"},
         ),
-        Table(name="user_preferences", mode="snapshot", key=("id",)),
+        # The application fills it anew now and then: a moment at which it is empty is no reason to delete everything.
+        Table(name="user_preferences", mode="snapshot", key=("id",), gone_at_most=0.5),
     ),
 )
 

@@ -69,7 +69,7 @@ def statistics(here: Deployment, chosen: Chosen) -> int:
     [found] = here.warehouse.query(query).to_pylist()
     definitions = runpy.run_path("platform/definitions.py")["defs"]
     days = DayRange(found["first"], found["last"])
-    outcome = execute(definitions, here, [], days, asked=True, full=False, on_event=lambda event: None)
+    outcome = execute(definitions, here, [], days, asked=True, full=False, accept_deletes=False, on_event=lambda event: None)
     if not outcome.success:
         raise SystemExit("\n".join(outcome.failures))
     return int(found["rows"])

@@ -131,11 +131,13 @@ class Shop:
                 for i in range(count)
             )
 
-    def extract(self, days: DayRange | None = None, *, full: bool = False) -> dict[str, Extracted]:
+    def extract(self, days: DayRange | None = None, *, full: bool = False, accept_deletes: bool = False) -> dict[str, Extracted]:
         """The first hop, for both sources."""
         results = {}
         for source in self.deployment.sources:
-            for result in extract_source(self.deployment, source, source.tables, days=days, full=full):
+            for result in extract_source(
+                self.deployment, source, source.tables, days=days, full=full, accept_deletes=accept_deletes
+            ):
                 results[result.table] = result
         return results
 

@@ -7,6 +7,7 @@
     │   ├── SourceMismatch             the source has not got what was declared
     │   ├── SchemaChanged              a column changed in a way that cannot be followed
     │   ├── ValueRefused               a value that the declared type cannot hold exactly
+    │   ├── DeletesRefused             more rows are gone from the source than the table allows
     │   ├── DamagedData                bytes that are not the bytes that were written
     │   │   └── DamagedMetadata        those that say what a lake table is made of
     │   ├── Unsupported                this engine, format or store cannot do it
@@ -75,6 +76,10 @@ class SchemaChanged(TerminalError):
 
 class ValueRefused(TerminalError):
     """A value cannot be held exactly by the declared type; its batch was not landed."""
+
+
+class DeletesRefused(TerminalError):
+    """More rows are gone from the source than their table allows at once; none of them was deleted here."""
 
 
 class DamagedData(TerminalError):

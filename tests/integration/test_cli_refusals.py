@@ -153,6 +153,21 @@ def test_a_column_that_changes_its_type_stops_its_table_alone_and_lands_nothing(
     demo.verify()
 
 
+def test_a_table_that_the_source_emptied_is_kept_until_a_run_accepts_it(demo: Project) -> None:
+    emptied = "create table aside as table user_preferences; truncate user_preferences"
+    one = ("run", "--select", "chronochat.user_preferences", "--no-show")
+    with altered(demo, emptied, "insert into user_preferences table aside; drop table aside"):
+        before = demo.sequences()
+        refused = demo.lakehouse(*one, ends=1)
+        assert "rows are gone from the source" in refused.err
+        assert "do next: Look at the source" in refused.err
+        assert demo.sequences() == before
+        demo.lakehouse(*one, "--accept-deletes")
+        assert demo.warehouse("select count() from lakehouse.chronochat__user_preferences") == [(0,)]
+    demo.lakehouse(*one)
+    demo.verify()
+
+
 @pytest.mark.parametrize(
     ("before", "after", "found", "allowed"),
     [

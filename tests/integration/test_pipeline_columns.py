@@ -6,13 +6,17 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from lakehouse.errors import SchemaChanged, SourceMismatch
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.look import is_up_to_date
+from lakehouse.pipeline.plan import plan_run
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.windows import DayRange
-from tests.shop import Shop, assert_equal, day
+from lakehouse.spec.declaration import OnChange
+from tests.shop import CLICKS, SHOP, Shop, assert_equal, day
 
 
 def test_a_new_column_arrives_with_its_values_in_old_rows_too(shop: Shop) -> None:
@@ -157,6 +161,46 @@ def test_a_column_that_changes_its_type_is_refused_before_it_lands_and_the_other
     shop.sql("alter table prices alter price type double precision using price::float8")
     assert all(result.error is None for result in shop.run(full=True).values())
     assert_equal(shop)
+
+
+FROZEN_CHANGES = {
+    "alter table customers add column plan text": "plan (string) is new",
+    "alter table customers drop column tier": "tier is gone",
+    "alter table customers add column plan text; alter table customers drop column tier": "plan (string) is new; tier is gone",
+    "alter table customers alter changed_at type timestamp": "",
+    "alter table customers alter tier set not null": "tier may not be null any more",
+}
+"""Changes of the source, and how the error of a frozen table tells of them; empty where its columns here stay what they are."""
+
+
+@pytest.mark.parametrize("change", FROZEN_CHANGES)
+def test_a_frozen_table_stops_at_any_change_of_its_columns_until_it_may_follow(shop: Shop, change: str) -> None:
+    shop.deployment = frozen(shop, "freeze")
+    shop.run()
+    assert shop.run()["customers"].error is None
+    shop.sql(*change.split("; "), "update customers set changed_at = '2026-01-01 14:30Z' where id = 'c1'")
+    told = FROZEN_CHANGES[change]
+    stopped = shop.run()
+    assert stopped["orders"].error is None
+    plans = {plan.table: plan for plan in plan_run(shop.deployment, shop.deployment.select()).tables}
+    if not told:
+        assert_equal(shop)
+        assert not plans["shop.customers"].stops
+        return
+    assert isinstance(stopped["customers"].error, SchemaChanged)
+    assert f"found:   {told}\n" in str(stopped["customers"].error)
+    assert stopped["customers"].entries == ()
+    assert plans["shop.customers"].stops
+    shop.deployment = frozen(shop, "evolve")
+    assert shop.run()["customers"].error is None
+    shop.deployment = frozen(shop, "freeze")
+    assert shop.run()["customers"].error is None
+    assert all(report.equal for report in shop.verify().values())
+
+
+def frozen(shop: Shop, on_change: OnChange) -> Deployment:
+    tables = tuple(replace(t, on_change=on_change) if t.name == "customers" else t for t in SHOP.tables)
+    return Deployment(shop.deployment.settings, (replace(SHOP, tables=tables), CLICKS))
 
 
 def test_a_declared_column_that_the_source_dropped_is_named(shop: Shop) -> None:

@@ -87,6 +87,9 @@ WRONG_TABLES: list[tuple[dict[str, Any], str, str]] = [
     ({"renamed": {"b": ("a", "c"), "d": "c"}}, "'renamed'", "each name once"),
     ({"partition": bucket("id", 2), "renamed": {"id": "number"}}, "'renamed'", "not partitioned by"),
     ({"format": "delta", "keep_months": True}, "'keep_months'", "format='iceberg'"),
+    ({"on_change": "stop"}, "'on_change'", "evolve, freeze"),
+    ({"gone_at_most": 20}, "'gone_at_most'", "from 0 to 1"),
+    ({"gone_at_most": 0.2}, "'gone_at_most'", "deletes='sweep'"),
 ]
 
 
@@ -121,6 +124,7 @@ def test_a_snapshot_table_finds_deletes_by_itself() -> None:
         ({"kind": "oracle"}, "'kind'", "postgres, mongodb"),
         ({"tables": (a_table(), a_table())}, "'tables'", "each table once"),
         ({"kind": "mongodb"}, "'columns'", "at least one Column"),
+        ({"kind": "mongodb", "tables": (a_table(on_change="freeze"),)}, "'on_change'", "the columns that you declare"),
     ],
 )
 def test_a_source_that_cannot_be_meant_names_the_field_and_what_is_allowed(

@@ -31,8 +31,11 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--from", "first", type=_DAY, default=None, help="First UTC day to read again, closed or not.")
 @click.option("--to", "last", type=_DAY, default=None, help="Last UTC day to read again, included.")
 @click.option("--full", is_flag=True, help="Read closed days and whole tables again; only what differs is landed.")
+@click.option("--accept-deletes", is_flag=True, help="Delete what is gone from the source, however much it is (gone_at_most).")
 @click.option("--show/--no-show", default=True, help="Print the daily statistics afterwards.", show_default=True)
-def run(names: tuple[str, ...], first: datetime | None, last: datetime | None, full: bool, show: bool) -> None:
+def run(
+    names: tuple[str, ...], first: datetime | None, last: datetime | None, full: bool, accept_deletes: bool, show: bool
+) -> None:
     """Extract what is new, apply, publish, and rebuild the statistics of the days that changed."""
     started = time.monotonic()
     here = deployment()
@@ -57,7 +60,9 @@ def run(names: tuple[str, ...], first: datetime | None, last: datetime | None, f
 
         definitions = _definitions()
     days = _days(here, chosen, first, last, full)
-    outcome = execute(definitions, here, chosen, days, asked=first is not None, full=full, on_event=say)
+    outcome = execute(
+        definitions, here, chosen, days, asked=first is not None, full=full, accept_deletes=accept_deletes, on_event=say
+    )
     for failure in outcome.failures:
         say(f"FAILED: {failure}")
     if show:

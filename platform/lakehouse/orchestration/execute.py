@@ -14,7 +14,7 @@ import dagster as dg
 from lakehouse.orchestration.automation import RUN_JOB
 from lakehouse.orchestration.dbt_process import dbt_ahead
 from lakehouse.orchestration.dead_runs import PROCESS, ending_dead_runs, this_process
-from lakehouse.orchestration.keys import FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
+from lakehouse.orchestration.keys import ACCEPT_DELETES, FULL, ONLY_DUE, lake_key, range_tags, raw_key, warehouse_key
 from lakehouse.orchestration.storage import hold_on, storage
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.windows import DayRange, columns_of, due_days, last_extent
@@ -62,6 +62,7 @@ def execute(
     *,
     asked: bool,
     full: bool,
+    accept_deletes: bool,
     on_event: Callable[[str], None],
 ) -> RunOutcome:
     """Run the chosen tables and the statistics for `days`.
@@ -73,7 +74,8 @@ def execute(
     everything = len(chosen) == len(deployment.select())
     job = definitions.resolve_job_def(RUN_JOB)
     selection = None if everything else [*keys, *_statistics_keys(job)]
-    tags = range_tags(days) | ({} if asked else {ONLY_DUE: "true"}) | ({FULL: "true"} if full else {})
+    chosen_tags = {ONLY_DUE: not asked, FULL: full, ACCEPT_DELETES: accept_deletes}
+    tags = range_tags(days) | {name: "true" for name, is_set in chosen_tags.items() if is_set}
     run_id = str(uuid.uuid4())
     with dbt_ahead(), storage(deployment.settings), dg.DagsterInstance.get() as instance:
         hold_on(instance)

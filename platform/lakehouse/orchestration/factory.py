@@ -8,6 +8,7 @@ import dagster as dg
 import pyarrow as pa
 
 from lakehouse.orchestration.keys import (
+    ACCEPT_DELETES,
     FULL,
     ONLY_DUE,
     days_outside,
@@ -87,6 +88,7 @@ def _raw_assets(deployment: Deployment, source: Source) -> dg.AssetsDefinition:
             tables,
             days=requested_days(context),
             full=is_set(context, FULL) or (requested_days(context) is not None and not is_set(context, ONLY_DUE)),
+            accept_deletes=is_set(context, ACCEPT_DELETES),
             run_id=context.run_id,
             on_event=context.log.info,
         )

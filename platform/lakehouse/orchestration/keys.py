@@ -16,6 +16,8 @@ ONLY_DUE = "lakehouse/only-due"
 """On a run: read only days that are not closed, and build only days that are stale (else: all that the run was asked for)."""
 FULL = "lakehouse/full"
 """On a run: read closed days and whole tables again."""
+ACCEPT_DELETES = "lakehouse/accept-deletes"
+"""On a run: rows that are gone from the source are deleted, however many they are."""
 DEEP = "lakehouse/deep"
 """On a run that verifies: read every row of every copy, whatever an earlier verification has read."""
 

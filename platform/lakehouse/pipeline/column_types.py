@@ -1,22 +1,26 @@
-"""Column types that a table could not follow are refused before anything is landed.
+"""Changes of columns that a table could not follow, or may not, are refused before anything is landed.
 
 Once it is in the log, such a batch would stop the table until it was rebuilt; refused, it waits in the source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
 from lakehouse.errors import SchemaChanged
-from lakehouse.spec import LogEntry, Table
+from lakehouse.raw import fields_of
+from lakehouse.spec import FieldSpec, LogEntry, Table
 from lakehouse.spec.types import declared_type
 from lakehouse.tables.evolution import FOLLOWED, wider_type
 
 
 def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry], schema: pa.Schema) -> None:
-    """Raise SchemaChanged for the first column of the source whose type the landed ones cannot be widened to, or hold."""
+    """Raise SchemaChanged for the first column of the source whose type the landed ones cannot be widened to, or hold.
+
+    Of a table that is frozen: for any change of its columns since the last batch that brought rows.
+    """
     landed = landed_types(entries)
     for field in schema:
         known, found = landed.get(field.name), declared_type(field)
@@ -28,6 +32,37 @@ def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry],
                 remedy=f"Change the column back to {known} in the source, or let `relation` name a view that casts it, or "
                 f"declare the table under another name (relation={table.relation or table.name!r}). Nothing was landed.",
             )
+    if table.on_change == "freeze" and (changes := "; ".join(_changes(last_fields(entries), fields_of(schema)))):
+        raise SchemaChanged(
+            f"reading {source}.{table.name}: its columns changed, and it is frozen (on_change='freeze')",
+            value=changes,
+            allowed="the columns of the last batch that was landed",
+            remedy="Change them back in the source; or accept the change: declare on_change='evolve' until a batch has come "
+            "with it. Nothing was landed.",
+        )
+
+
+def last_fields(entries: Sequence[LogEntry]) -> tuple[FieldSpec, ...]:
+    """The columns of the last batch that brought rows; none before the first."""
+    whole = (entry.manifest for entry in reversed(entries) if entry.manifest.kind != "delete")
+    return next((manifest.fields for manifest in whole), ())
+
+
+def _changes(before: Sequence[FieldSpec], now: Sequence[FieldSpec]) -> Iterator[str]:
+    """How columns differ, in words; nothing where there were none."""
+    if not before:
+        return
+    known = {field.name: field for field in before}
+    for field in now:
+        old = known.pop(field.name, None)
+        if old is None:
+            yield f"{field.name} ({field.type}) is new"
+        elif old.type != field.type:
+            yield f"{field.name} was {old.type} and is {field.type}"
+        elif old.nullable != field.nullable:
+            yield f"{field.name} {'may be null now' if field.nullable else 'may not be null any more'}"
+    for name in known:
+        yield f"{name} is gone"
 
 
 def landed_types(entries: Sequence[LogEntry]) -> dict[str, str]:

@@ -67,13 +67,14 @@ def extract_source(
     *,
     days: DayRange | None = None,
     full: bool = False,
+    accept_deletes: bool = False,
     run_id: str = "",
     on_event: Callable[[str], None] = lambda _: None,
 ) -> list[Extracted]:
     """Land what is new in `tables`, one result each, in their order.
 
     days: of the event time, for `append` tables (None: every day that is not closed yet). full: read closed days and whole
-    tables again; what did not change is still not landed twice.
+    tables again; what did not change is still not landed twice. accept_deletes: however many rows are gone, see `gone_at_most`.
     A source that cannot be reached raises, before anything was landed; a table that cannot be read carries its own error.
     """
     with closing(deployment.reader(source)) as reader:
@@ -91,7 +92,15 @@ def extract_source(
             with reader.snapshot() as snapshot, ThreadPoolExecutor(READERS) as pool:
 
                 def read(table: Table) -> Extracted:
-                    landing = Landing(deployment, source, table, reader.schema(table), snapshot.position, run_id)
+                    landing = Landing(
+                        deployment,
+                        source,
+                        table,
+                        reader.schema(table),
+                        snapshot.position,
+                        run_id,
+                        accept_deletes=accept_deletes,
+                    )
                     for warning in warned[table.name]:
                         landing.note(warning)
                     result = _extract_table(landing, snapshot, bases.get(table.name), days, full)

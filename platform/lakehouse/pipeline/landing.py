@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from lakehouse.errors import CommitConflict, DamagedData, LakehouseError, SourceUnavailable
+from lakehouse.errors import CommitConflict, DamagedData, DeletesRefused, LakehouseError, SourceUnavailable
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
@@ -35,7 +35,15 @@ class Landing:
     """
 
     def __init__(
-        self, deployment: Deployment, source: Source, table: Table, schema: pa.Schema, position: Position, run_id: str
+        self,
+        deployment: Deployment,
+        source: Source,
+        table: Table,
+        schema: pa.Schema,
+        position: Position,
+        run_id: str,
+        *,
+        accept_deletes: bool = False,
     ) -> None:
         self.source = source
         self.table = table
@@ -48,6 +56,7 @@ class Landing:
         self.sample: pa.Table | None = None
         self._position = position
         self._run_id = run_id
+        self._accept_deletes = accept_deletes
         self._key = deployment.settings.privacy_key.get_secret_value()
         self._deployment = deployment
 
@@ -113,9 +122,23 @@ class Landing:
         if kind == "upsert" and not written.rows:
             self.unchanged += 1
             return
+        if kind == "snapshot" and previous is not None:
+            self.check_gone(previous.manifest.rows - written.rows, previous.manifest.rows)
         self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position)
         if self.sample is None or written.rows:
             self.sample = written.sample
+
+    def check_gone(self, gone: int, rows: int) -> None:
+        """Refuse that so many of the table's rows are gone from the source, where that is more than it allows: DeletesRefused."""
+        if self._accept_deletes or gone <= rows * self.table.gone_at_most:
+            return
+        name = f"{self.source.name}.{self.table.name}"
+        raise DeletesRefused(
+            f"looking for deleted rows of {name}",
+            value=f"{gone:,} of {rows:,} rows are gone from the source",
+            allowed=f"at most {self.table.gone_at_most:.0%} of them at once (gone_at_most); none was deleted here",
+            remedy=f"Look at the source; if they were deleted on purpose, run `lakehouse run --select {name} --accept-deletes`.",
+        )
 
     def in_order(self, days: Sequence[date]) -> Sequence[date]:
         """The days in the order in which they are read: the oldest first, as the log should have them."""

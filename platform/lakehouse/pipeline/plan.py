@@ -15,7 +15,7 @@ from typing import Literal
 import pyarrow as pa
 
 from lakehouse.errors import LakehouseError
-from lakehouse.pipeline.column_types import landed_types, refuse_changed_types
+from lakehouse.pipeline.column_types import landed_types, last_fields, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import refusal
 from lakehouse.pipeline.statistics import stale_statistics
@@ -166,17 +166,12 @@ def _columns(
             found.add("widened", f"column {column.name}: {declared_type(known)} to {wider}")
         if column.nullable and not known.nullable:
             found.add("optional", f"column {column.name} may be null from now on")
-    for name in _last_columns(entries):
-        if name not in schema.names:
+    for last in last_fields(entries):
+        if last.name not in schema.names:
             found.add(
-                "gone", f"column {name} is not in the source any more: it stays, and is null in rows that are read from now on"
+                "gone",
+                f"column {last.name} is not in the source any more: it stays, and is null in rows that are read from now on",
             )
-
-
-def _last_columns(entries: Sequence[LogEntry]) -> list[str]:
-    """The columns of the last batch that brought rows: one that went before was told before."""
-    whole = [entry.manifest for entry in entries if entry.manifest.kind != "delete"]
-    return [field.name for field in whole[-1].fields] if whole else []
 
 
 def _partitioned(table: Table) -> str:

@@ -40,7 +40,10 @@ def sweep_base(deployment: Deployment, source: Source, table: Table) -> SweepBas
 
 
 def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -> None:
-    """Land a `delete` batch of the keys that are in the lake of `base`, or about to be, and not in the source's view."""
+    """Land a `delete` batch of the keys that are in the lake of `base`, or about to be, and not in the source's view.
+
+    Raises DeletesRefused where they are more than the table allows.
+    """
     if not base.head:
         return
     own = len(landing.claimed)
@@ -48,9 +51,10 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -
         landing.note("the key sweep was left to the next run: another run landed rows of this table meanwhile")
         return
     schema = pa.schema([landing.schema.field(name) for name in landing.table.key])
-    gone = _missing_keys(landing, snapshot, base, schema)
+    gone, keys = _missing_keys(landing, snapshot, base, schema)
     if not gone.num_rows:
         return
+    landing.check_gone(gone.num_rows, keys)
     written = landing.write(gone.to_batches(), schema)
     landed = landing.land_written(written, kind="delete", window=None, closed=False, schema=schema, only_after=base.head + own)
     landing.note(
@@ -60,7 +64,8 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -
     )
 
 
-def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> pa.Table:
+def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> tuple[pa.Table, int]:
+    """The keys that are in the lake, or about to be, and not in the source's view; and how many there are in all."""
     keys = ", ".join(quoted(name) for name in schema.names)
     with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
         for name, batches in (
@@ -71,7 +76,11 @@ def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, s
                 connection.execute(f"create temp table {name} as select {keys} from incoming_keys")
         match = " and ".join(f"l.{quoted(n)} is not distinct from s.{quoted(n)}" for n in schema.names)
         query = f"select distinct l.* from lake_keys l where not exists (select 1 from source_keys s where {match})"
-        return connection.execute(query).to_arrow_table().cast(schema)
+        gone = connection.execute(query).to_arrow_table().cast(schema)
+        if not gone.num_rows:
+            return gone, 0
+        (found,) = connection.execute("select count(*) from (select distinct * from lake_keys)").fetchall()
+        return gone, int(found[0])
 
 
 def _landed_keys(landing: Landing, base: SweepBase, names: list[str]) -> Iterator[pa.RecordBatch]:

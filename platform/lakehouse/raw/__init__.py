@@ -3,7 +3,7 @@
 from lakehouse.raw.current import CurrentRows
 from lakehouse.raw.kept import KeptManifests
 from lakehouse.raw.log import RawLog
-from lakehouse.raw.manifest import decode_manifest, encode_manifest, fingerprint, schema_of
+from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, fingerprint, schema_of
 from lakehouse.raw.renaming import as_stored, under_todays_names
 from lakehouse.raw.windows import standing
 from lakehouse.raw.writer import Written
@@ -16,6 +16,7 @@ __all__ = [
     "as_stored",
     "decode_manifest",
     "encode_manifest",
+    "fields_of",
     "fingerprint",
     "schema_of",
     "standing",

@@ -19,6 +19,7 @@ Privacy = Literal["drop", "mask", "tokenise"]
 Kind = Literal["postgres", "mongodb"]
 TableFormat = Literal["iceberg", "delta"]
 Mixed = Literal["refuse", "widen", "split"]
+OnChange = Literal["evolve", "freeze"]
 
 DOCUMENT = "_document"
 """The column that keeps a MongoDB document whole."""
@@ -84,6 +85,10 @@ class Table:
     key: the columns that identify a row. cursor: the column that grows when a row changes. event_time: the column that says
       to which day of the statistics a row belongs.
     deletes: how an `upsert` table learns of deleted rows: `sweep` compares keys, `none` ignores them.
+    gone_at_most: the share of its rows, from 0 to 1, that may be found gone from the source at once (mode `snapshot`, or deletes
+      `sweep`). With more the table stops, and none is deleted, until a run accepts it.
+    on_change: what becomes of the table when the source's columns change. `evolve`: what can be followed is. `freeze`: any change
+      stops it, and nothing is landed, until the declaration says `evolve`. Not for collections: their columns are as declared.
     lookback: how far behind the newest row a row may still arrive with an older time.
     personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
     relation: the name in the source, `schema.table` or a collection (default: the name).
@@ -110,6 +115,8 @@ class Table:
     keep_document: bool = True
     renamed: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     keep_months: bool = False
+    gone_at_most: float = 1.0
+    on_change: OnChange = "evolve"
 
     def __post_init__(self) -> None:
         tried = f"declaring table {self.name!r}"
@@ -117,6 +124,7 @@ class Table:
         _check(tried, "mode", self.mode, get_args(Mode))
         _check(tried, "format", self.format, get_args(TableFormat))
         _check(tried, "deletes", self.deletes, get_args(Deletes))
+        _check(tried, "on_change", self.on_change, get_args(OnChange))
         for column, action in self.personal.items():
             _check(f"{tried}: personal[{column!r}]", "personal", action, get_args(Privacy))
         if not self.key or isinstance(self.key, str):
@@ -138,6 +146,7 @@ class Table:
                 allowed="'sweep' with mode 'upsert' only: a snapshot finds deletes by itself, appended rows have none",
                 remedy="Leave deletes out.",
             )
+        self._check_gone(tried)
         self._check_renamed(tried)
         if self.keep_months and self.format == "delta":
             raise DeclarationError(
@@ -164,6 +173,22 @@ class Table:
         if self.lookback < timedelta(0):
             raise DeclarationError(
                 f"{tried}: field 'lookback'", value=self.lookback, allowed="zero or more", remedy="Write timedelta(hours=6)."
+            )
+
+    def _check_gone(self, tried: str) -> None:
+        if not 0 <= self.gone_at_most <= 1:
+            raise DeclarationError(
+                f"{tried}: field 'gone_at_most'",
+                value=self.gone_at_most,
+                allowed="a share of the table's rows, from 0 to 1",
+                remedy="Write gone_at_most=0.2 to stop where more than a fifth of the rows is gone.",
+            )
+        if self.gone_at_most < 1 and self.mode != "snapshot" and self.deletes != "sweep":
+            raise DeclarationError(
+                f"{tried}: field 'gone_at_most'",
+                value=f"{self.gone_at_most} for mode {self.mode!r} with deletes={self.deletes!r}",
+                allowed="a table whose deletes are noticed: mode 'snapshot', or mode 'upsert' with deletes='sweep'",
+                remedy="Leave gone_at_most out, or write deletes='sweep'.",
             )
 
     def _check_renamed(self, tried: str) -> None:
@@ -234,6 +259,13 @@ class Source:
                         value=DOCUMENT,
                         allowed="other names: this column keeps the whole document",
                         remedy=f'Write Column("document", …, path="{DOCUMENT}"), or keep_document=False.',
+                    )
+                if table.on_change == "freeze":
+                    raise DeclarationError(
+                        f"{tried}: table {table.name!r}: field 'on_change'",
+                        value=table.on_change,
+                        allowed="'evolve': a collection has the columns that you declare, and they change when you change them",
+                        remedy="Leave on_change out.",
                     )
                 if not table.columns:
                     raise DeclarationError(
