@@ -37,6 +37,8 @@ _COMMANDS = {
     "repair": "repair",
     "maintain": "maintain",
     "orphans": "orphans",
+    "backup": "backup",
+    "restore": "backup",
     "spark": "spark",
 }
 

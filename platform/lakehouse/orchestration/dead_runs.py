@@ -48,11 +48,31 @@ def end_dead_runs(instance: dg.DagsterInstance, *, one_machine: bool) -> list[st
         if run is not None and run.status in UNDER_WAY:
             instance.report_run_failed(run, "The process of this run is gone: it was killed, or its machine was. Run it again.")
             ended.append(run.run_id)
+    _free_pools(instance)
+    return ended
+
+
+def end_restored_runs() -> list[str]:
+    """End the runs that a backup of Dagster's storage shows under way, wherever they ran, and free their pools; their ids.
+
+    They are those of the storage's past: the storage that was lost is the one that they would have reported to.
+    """
+    with dg.DagsterInstance.get() as instance:
+        found = [record.run_id for record in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))]
+        for run_id in found:
+            run = instance.get_run_by_id(run_id)
+            assert run is not None
+            instance.report_run_failed(run, "This run was under way when the backup was made that its records come from.")
+        _free_pools(instance)
+    return found
+
+
+def _free_pools(instance: dg.DagsterInstance) -> None:
+    """Free what runs hold that have ended or are not known."""
     for run_id in instance.event_log_storage.get_concurrency_run_ids():
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             instance.event_log_storage.free_concurrency_slots_for_run(run_id)
-    return ended
 
 
 @contextmanager

@@ -129,10 +129,26 @@ class LakeCatalog:
     def loads(self, address: str) -> bool:
         """Whether metadata at an address can be read as that of a table."""
         try:
-            FromInputFile.table_metadata(self._open()._load_file_io(location=address).new_input(address))
+            self.metadata(address)
         except UNREADABLE:
             return False
         return True
+
+    def metadata(self, address: str) -> TableMetadata:
+        """The metadata at an address; raises what UNREADABLE lists for a file that is gone, or is none."""
+        return FromInputFile.table_metadata(self._open()._load_file_io(location=address).new_input(address))
+
+    @contextmanager
+    def session(self, tried: str) -> Iterator[Session]:
+        """A session on the catalog's database that sees, and changes, one state of it; whoever opened it commits."""
+        with self._reaching(tried), Session(self._open().engine) as session:
+            session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+            yield session
+
+    @property
+    def has_kinds(self) -> bool:
+        """Whether the catalog's database tells tables from views: a newer column, that an old catalog has not got."""
+        return self._open()._schema_version == "v1"
 
     def _row(self, source: str, table: str) -> tuple[ColumnElement[bool], ...]:
         catalog = self._settings.catalog.name
