@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -34,6 +35,7 @@ from lakehouse.warehouse.clickhouse.layout import column_type
 PACKAGE = Path(lakehouse.__file__).parent
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
+TESTS = DOCS.parent / "tests"
 CRASH = "crash.json"
 """What `make crash` has counted: no benchmark."""
 
@@ -186,6 +188,15 @@ def crash_results() -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def source_changes() -> str:
+    """What becomes of a change of a source: the cases of the tests that execute them."""
+    cases = runpy.run_path(str(TESTS / "source_changes.py"))
+    lines = ["| in the source | here |", "| --- | --- |"]
+    for kind, title in (("POSTGRES", "Postgres"), ("MONGODB", "MongoDB")):
+        lines += [f"| {title}: {case.what} | {case.happens} |" for case in cases[kind]]
+    return "\n".join(lines)
+
+
 def fault_points() -> str:
     """The fault points of the code, each with the functions that it stands in."""
     found: dict[str, set[str]] = {}
@@ -231,7 +242,9 @@ def pages() -> dict[str, str]:
     return {
         "commands.md": commands_page(),
         "settings.md": settings_page(),
-        "sources.md": page_with_parts("sources.md", {"postgres types": postgres_types, "BSON types": bson_types}),
+        "sources.md": page_with_parts(
+            "sources.md", {"postgres types": postgres_types, "BSON types": bson_types, "source changes": source_changes}
+        ),
         "exactly-once.md": page_with_parts("exactly-once.md", {"crash results": crash_results, "fault points": fault_points}),
         "performance.md": page_with_parts("performance.md", results),
     }
