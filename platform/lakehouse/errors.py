@@ -7,6 +7,7 @@
     │   ├── SourceMismatch             the source has not got what was declared
     │   ├── SchemaChanged              a column changed in a way that cannot be followed
     │   ├── ValueRefused               a value that the declared type cannot hold exactly
+    │   ├── ExpectationFailed          rows that are not what their table expects of them
     │   ├── DeletesRefused             more rows are gone from the source than the table allows
     │   ├── DamagedData                bytes that are not the bytes that were written
     │   │   └── DamagedMetadata        those that say what a lake table is made of
@@ -76,6 +77,10 @@ class SchemaChanged(TerminalError):
 
 class ValueRefused(TerminalError):
     """A value cannot be held exactly by the declared type; its batch was not landed."""
+
+
+class ExpectationFailed(TerminalError):
+    """Rows are not what their table expects of them; their batch was not landed."""
 
 
 class DeletesRefused(TerminalError):

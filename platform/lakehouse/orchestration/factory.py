@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from lakehouse.errors import ExpectationFailed
 from lakehouse.orchestration.keys import (
     ACCEPT_DELETES,
     FULL,
@@ -29,6 +30,7 @@ from lakehouse.spec import Source, Table
 
 Materialized = dg.MaterializeResult[Any]
 Results = Iterator[Materialized | dg.AssetCheckResult]
+EXPECTED = "expected"
 ONE_RUN = dg.BackfillPolicy.single_run()
 
 
@@ -71,6 +73,11 @@ def _raw_assets(deployment: Deployment, source: Source) -> dg.AssetsDefinition:
         dg.AssetCheckSpec("extracted", asset=raw_key(source, table), description="The table could be read as it is declared.")
         for table in source.tables
     ]
+    checks += [
+        dg.AssetCheckSpec(EXPECTED, asset=raw_key(source, table), description=f"Of all rows that land: {_told(table)}.")
+        for table in source.tables
+        if table.expect
+    ]
 
     @dg.multi_asset(
         name=f"{source.name}__extract",
@@ -112,6 +119,27 @@ def _landed(context: dg.AssetExecutionContext, source: Source, table: Table, res
         passed=result.error is None,
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={"error": str(result.error)} if result.error else {"rows": result.rows, "sequence": result.sequence},
+    )
+    if table.expect:
+        yield _expected(key, result)
+
+
+def _told(table: Table) -> str:
+    return "; ".join(map(str, table.expect))
+
+
+def _expected(key: dg.AssetKey, result: Extracted) -> dg.AssetCheckResult:
+    """Whether the rows of this run are what the table expects; where they did not land, `extracted` is the error."""
+    stopped = isinstance(result.error, ExpectationFailed)
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=EXPECTED,
+        passed=not stopped and not result.unmet,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            str(unmet.expected): f"not so in {unmet.rows:,} rows, the first: {'; '.join(unmet.named)}" for unmet in result.unmet
+        }
+        | ({"error": str(result.error)} if stopped else {}),
     )
 
 

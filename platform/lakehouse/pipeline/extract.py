@@ -20,6 +20,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing, Looking, SomethingNew
 from lakehouse.pipeline.sweep import SweepBase, sweep_base, sweep_deleted
 from lakehouse.pipeline.windows import DayRange, columns_of, due_days, extent_detail, is_closed, last_extent, upsert_plan
+from lakehouse.rows.expected import Unmet, check_expectations
 from lakehouse.rows.privacy import check_privacy
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Position, Source, Table, Window
@@ -35,7 +36,7 @@ class Extracted:
 
     entries: the batches it claimed. days: the days of the event time that it read (mode `append`). sequence: the head of the log
     afterwards. unchanged: windows that held what was landed before. sample: at most five landed rows. error: why it stopped;
-    entries claimed before the error stand.
+    entries claimed before the error stand. unmet: expectations that landed rows do not meet.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Extracted:
     sample: pa.Table | None = None
     notes: tuple[str, ...] = ()
     error: LakehouseError | None = None
+    unmet: tuple[Unmet, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -105,6 +107,8 @@ def extract_source(
                         landing.note(warning)
                     result = _extract_table(landing, snapshot, bases.get(table.name), days, full)
                     on_event(summary(result))
+                    for unmet in result.unmet:
+                        on_event(f"{source.name}.{table.name}: {unmet}")
                     return result
 
                 for result in pool.map(read, wanted):
@@ -185,6 +189,7 @@ def _extract_table(
     error: LakehouseError | None = None
     read: tuple[date, ...] = ()
     try:
+        check_expectations(landing.source.name, landing.table, landing.schema)
         refuse_changed_types(landing.source.name, landing.table, landing.entries, landing.schema)
         _note_new_columns(landing)
         if landing.table.mode == "append":
@@ -208,6 +213,7 @@ def _extract_table(
         sample=landing.sample,
         notes=tuple(landing.notes),
         error=error,
+        unmet=landing.unmet,
     )
 
 

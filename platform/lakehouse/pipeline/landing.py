@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TypeVar
 
 import pyarrow as pa
 
-from lakehouse.errors import CommitConflict, DamagedData, DeletesRefused, LakehouseError, SourceUnavailable
+from lakehouse.errors import (
+    CommitConflict,
+    DamagedData,
+    DeletesRefused,
+    ExpectationFailed,
+    LakehouseError,
+    SourceUnavailable,
+)
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
+from lakehouse.rows.expected import Unmet, Watch, together
 from lakehouse.rows.privacy import protected
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RowChecksum, Source, Table, Window
 
@@ -54,6 +62,7 @@ class Landing:
         self.unchanged = 0
         self.notes: list[str] = []
         self.sample: pa.Table | None = None
+        self.unmet: tuple[Unmet, ...] = ()
         self._position = position
         self._run_id = run_id
         self._accept_deletes = accept_deletes
@@ -81,13 +90,17 @@ class Landing:
         found, marker = self.checksum(batches), state.current.marker
         return (found.rows, found.hex) == (marker.rows, marker.checksum)
 
-    def _protected(self, read: Read) -> Iterator[pa.RecordBatch]:
-        return protected(read(), self.table, self._key)
-
-    def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, Sequence[pa.RecordBatch] | None]:
+    def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, _Rows | None]:
         """Rows and checksum of a window as it would land, and the rows themselves where they are few."""
-        few = _Few(self._protected(read))
-        return checksum_of(few, self.schema), few.rows
+        watch = Watch(self.table)
+        few = _Few(protected(watch.passing(read()), self.table, self._key))
+        found = checksum_of(few, self.schema)
+        return found, None if few.rows is None else _Rows(few.rows, watch)
+
+    def _write(self, read: Read, folder: str) -> tuple[Written, Watch]:
+        watch = Watch(self.table)
+        rows = protected(watch.passing(read()), self.table, self._key)
+        return self.write(rows, self.schema, folder=folder), watch
 
     def window_checksum(self, read: Read) -> RowChecksum:
         """Rows and checksum of a window as it would land, read again when the source goes away in the middle."""
@@ -110,7 +123,7 @@ class Landing:
         """
         position = replace(self._position, detail={**self._position.detail, **(detail or {})})
         previous = self._previous(kind, window)
-        rows: Iterable[pa.RecordBatch] | None = None
+        rows: _Rows | None = None
         if previous is not None and kind != "upsert" and self._same_schema(previous):
             found, rows = self._whole(lambda: self._checksum_and_rows(read))
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
@@ -118,15 +131,32 @@ class Landing:
                 if closed and not previous.manifest.closed:
                     self._claim(self._again(previous.manifest, position))
                 return
-        written = self._whole(lambda: self.write(self._protected(read) if rows is None else rows, self.schema, folder=folder))
+        if rows is None:
+            written, watch = self._whole(lambda: self._write(read, folder))
+        else:
+            written, watch = self.write(rows.batches, self.schema, folder=folder), rows.watch
         if kind == "upsert" and not written.rows:
             self.unchanged += 1
             return
+        self._check_expected(watch)
         if kind == "snapshot" and previous is not None:
             self.check_gone(previous.manifest.rows - written.rows, previous.manifest.rows)
         self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position)
         if self.sample is None or written.rows:
             self.sample = written.sample
+
+    def _check_expected(self, watch: Watch) -> None:
+        """Refuse rows that are not what the table expects, or note them: ExpectationFailed."""
+        refused = [unmet for unmet in watch.unmet if unmet.expected.otherwise == "stop"]
+        if refused:
+            raise ExpectationFailed(
+                f"landing {self.source.name}.{self.table.name}",
+                value="; ".join(map(str, refused)),
+                allowed="rows as the table expects them",
+                remedy="Correct the rows in the source, or the expectation; with otherwise='warn' they land and are told of. "
+                "Their batch was not landed.",
+            )
+        self.unmet = together((*self.unmet, *watch.unmet))
 
     def check_gone(self, gone: int, rows: int) -> None:
         """Refuse that so many of the table's rows are gone from the source, where that is more than it allows: DeletesRefused."""
@@ -246,6 +276,14 @@ class Landing:
             run_id=self._run_id,
         )
         return replace(again, files=manifest.files, rows=manifest.rows, checksum=manifest.checksum)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a window as they land, and what was seen of them when they passed."""
+
+    batches: Sequence[pa.RecordBatch]
+    watch: Watch
 
 
 class _Few:

@@ -21,6 +21,7 @@ from lakehouse.pipeline.extract import refusal
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.status import TableStatus, table_status
 from lakehouse.pipeline.windows import columns_of, due_days, last_extent, upsert_plan
+from lakehouse.rows.expected import check_expectations
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Source, Table
 from lakehouse.spec.types import declared_type
@@ -140,6 +141,7 @@ def _columns(
 ) -> None:
     """How the table's columns would follow the source's."""
     try:
+        check_expectations(source.name, table, schema)
         refuse_changed_types(source.name, table, entries, schema)
         deployment.lake.check(source.name, table, field_specs(schema))
     except LakehouseError as error:

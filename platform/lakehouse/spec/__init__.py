@@ -12,12 +12,14 @@ from lakehouse.spec.batch import (
     Window,
 )
 from lakehouse.spec.declaration import Column, Source, Table
+from lakehouse.spec.expectations import Expect
 from lakehouse.spec.load import Load
 from lakehouse.spec.partitioning import Partitioning, bucket, days, identity, months, unpartitioned
 
 __all__ = [
     "BatchKind",
     "Column",
+    "Expect",
     "FieldSpec",
     "Load",
     "LogEntry",

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Literal, get_args
 
 from lakehouse.errors import DeclarationError
+from lakehouse.spec.expectations import Expect
 from lakehouse.spec.load import Load
 from lakehouse.spec.partitioning import Partitioning
 from lakehouse.spec.types import arrow_type
@@ -85,6 +86,7 @@ class Table:
     key: the columns that identify a row. cursor: the column that grows when a row changes. event_time: the column that says
       to which day of the statistics a row belongs.
     deletes: how an `upsert` table learns of deleted rows: `sweep` compares keys, `none` ignores them.
+    expect: what every row should be; see `Expect` for what becomes of a batch with rows that are not.
     gone_at_most: the share of its rows, from 0 to 1, that may be found gone from the source at once (mode `snapshot`, or deletes
       `sweep`). With more the table stops, and none is deleted, until a run accepts it.
     on_change: what becomes of the table when the source's columns change. `evolve`: what can be followed is. `freeze`: any change
@@ -117,6 +119,7 @@ class Table:
     keep_months: bool = False
     gone_at_most: float = 1.0
     on_change: OnChange = "evolve"
+    expect: tuple[Expect, ...] = ()
 
     def __post_init__(self) -> None:
         tried = f"declaring table {self.name!r}"
@@ -146,6 +149,7 @@ class Table:
                 allowed="'sweep' with mode 'upsert' only: a snapshot finds deletes by itself, appended rows have none",
                 remedy="Leave deletes out.",
             )
+        self._check_expect(tried)
         self._check_gone(tried)
         self._check_renamed(tried)
         if self.keep_months and self.format == "delta":
@@ -173,6 +177,23 @@ class Table:
         if self.lookback < timedelta(0):
             raise DeclarationError(
                 f"{tried}: field 'lookback'", value=self.lookback, allowed="zero or more", remedy="Write timedelta(hours=6)."
+            )
+
+    def _check_expect(self, tried: str) -> None:
+        for expected in self.expect:
+            if not isinstance(expected, Expect) or self.personal.get(expected.column) == "drop":
+                raise DeclarationError(
+                    f"{tried}: field 'expect'",
+                    value=expected,
+                    allowed="Expect.not_null, .between, .matches or .one_of, of columns that are read",
+                    remedy='Write expect=(Expect.one_of("tier", "free", "pro"),).',
+                )
+        if len(set(self.expect)) < len(self.expect):
+            raise DeclarationError(
+                f"{tried}: field 'expect'",
+                value=", ".join(map(str, self.expect)),
+                allowed="each expectation once",
+                remedy="Remove the one that is repeated.",
             )
 
     def _check_gone(self, tried: str) -> None:

@@ -1,0 +1,114 @@
+"""Rows held against what their table expects of them, as they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakehouse.errors import DeclarationError
+from lakehouse.spec import Expect, Table
+from lakehouse.spec.types import declared_type
+
+NAMED = 5
+"""So many rows are named, by their keys: a key is never personal."""
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """Rows that are not what was expected: how many, and the first of them by key."""
+
+    expected: Expect
+    rows: int
+    named: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """In words, for a note or an error."""
+        more = "; …" if self.rows > len(self.named) else ""
+        return f"{self.expected}: not so in {self.rows:,} row{'s' if self.rows > 1 else ''} ({'; '.join(self.named)}{more})"
+
+    def __add__(self, other: Unmet) -> Unmet:
+        return Unmet(self.expected, self.rows + other.rows, (*self.named, *other.named)[:NAMED])
+
+
+def check_expectations(source: str, table: Table, schema: pa.Schema) -> None:
+    """Raise DeclarationError for an expectation of a column that is not there, or that is of another type."""
+    for expected in table.expect:
+        tried = f"expecting of {source}.{table.name} that {expected}"
+        if expected.column not in schema.names:
+            raise DeclarationError(
+                tried,
+                value=f"no column {expected.column!r}",
+                allowed=", ".join(schema.names),
+                remedy="Name one of these columns.",
+            )
+        field = schema.field(expected.column)
+        try:
+            _unmet(pa.nulls(1, field.type), expected)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError) as error:
+            raise DeclarationError(
+                tried,
+                value=f"a column of type {declared_type(field)}: {str(error).splitlines()[0]}",
+                allowed="numbers and times for `between`, text for `matches`, values of the column's own type for `one_of`",
+                remedy="Correct the expectation.",
+            ) from error
+
+
+class Watch:
+    """Rows on their way, each held against the table's expectations. unmet: what was found of those that have passed."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._unmet = {expected: Unmet(expected, 0, ()) for expected in table.expect}
+
+    @property
+    def unmet(self) -> tuple[Unmet, ...]:
+        """The expectations that some of the rows did not meet."""
+        return tuple(unmet for unmet in self._unmet.values() if unmet.rows)
+
+    def passing(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The same batches."""
+        if not self._unmet:
+            yield from batches
+            return
+        for batch in batches:
+            for expected, found in self._unmet.items():
+                bad = _unmet(batch.column(expected.column), expected)
+                rows = bad.true_count
+                if rows:
+                    named = tuple(_named(batch, bad, self._table.key, NAMED - len(found.named)))
+                    self._unmet[expected] = replace(found, rows=found.rows + rows, named=(*found.named, *named))
+            yield batch
+
+
+def _unmet(values: pa.Array, expected: Expect) -> pa.BooleanArray:
+    """True for each value that is not as expected, never null."""
+    if expected.rule == "not_null":
+        return pc.is_null(values)
+    if expected.rule == "matches":
+        met = pc.match_substring_regex(values, expected.values[0])
+    elif expected.rule == "one_of":
+        met = pc.is_in(values, pa.array(expected.values, values.type))
+        return pc.and_(pc.is_valid(values), pc.invert(met))
+    else:
+        low, high = (None if bound is None else pa.scalar(bound, values.type) for bound in expected.values)
+        above = None if low is None else pc.greater_equal(values, low)
+        below = None if high is None else pc.less_equal(values, high)
+        met = above if below is None else below if above is None else pc.and_(above, below)
+    return pc.invert(pc.fill_null(met, True))
+
+
+def _named(batch: pa.RecordBatch, bad: pa.BooleanArray, key: Sequence[str], most: int) -> Iterator[str]:
+    rows = batch.select(list(key)).filter(bad).slice(0, max(most, 0))
+    for row in rows.to_pylist():
+        yield ", ".join(f"{name}={value}" for name, value in row.items())
+
+
+def together(found: Iterable[Unmet]) -> tuple[Unmet, ...]:
+    """One for each expectation."""
+    result: dict[Expect, Unmet] = {}
+    for unmet in found:
+        result[unmet.expected] = result[unmet.expected] + unmet if unmet.expected in result else unmet
+    return tuple(result.values())
