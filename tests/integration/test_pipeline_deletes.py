@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from lakehouse.errors import DeletesRefused
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.extract import Extracted
+from lakehouse.pipeline.extract import Extracted, has_news
+from lakehouse.pipeline.plan import plan_run
+from lakehouse.pipeline.sweep import SWEPT
 from lakehouse.spec import Source
 from tests.shop import CLICKS, SHOP, Shop, assert_equal
 
@@ -79,6 +82,37 @@ def test_a_small_table_that_was_emptied_stays_until_it_is_told_to_go(kept: Shop)
     kept.run()
     assert_equal(kept)
     assert ids(kept, "prices", "item") == set()
+
+
+@pytest.mark.parametrize("way", ["full", "accepted", "due", "unreadable"])
+def test_a_table_that_is_swept_once_a_day_keeps_deleted_rows_until_then(shop: Shop, way: str) -> None:
+    tables = tuple(replace(t, sweep_every=timedelta(days=1)) if t.deletes == "sweep" else t for t in SHOP.tables)
+    shop.deployment = Deployment(shop.deployment.settings, (replace(SHOP, tables=tables), CLICKS))
+    source, table = shop.deployment.select(["shop.customers"])[0]
+    shop.run()
+    assert not has_news(shop.deployment, source, [table], lambda: False)
+    with pytest.raises(FileNotFoundError):
+        shop.deployment.log(source, table).note(SWEPT)
+    swept = shop.run()["customers"]
+    shop.sql("delete from customers where id = 'c1'")
+    assert not has_news(shop.deployment, source, [table], lambda: False)
+    waiting = shop.run()["customers"]
+    assert waiting.notes[-1].startswith("the next key sweep is due at ")
+    assert "c1" in ids(shop, "customers", "id")
+    (plan,) = plan_run(shop.deployment, [(source, table)]).tables
+    assert plan.changes[-1].text.startswith("no keys: the next sweep is due at ")
+    assert all(report.equal for report in shop.verify().values()), "it is pending, and no difference"
+    log = shop.deployment.log(source, table)
+    assert swept.position is not None
+    if way == "due":
+        log.keep_note(SWEPT, (swept.position.taken_at - timedelta(days=1)).isoformat().encode())
+    elif way == "unreadable":
+        log.keep_note(SWEPT, b"\xff")
+    if way in ("full", "accepted"):
+        shop.extract(full=way == "full", accept_deletes=way == "accepted")
+    shop.run()
+    assert_equal(shop)
+    assert "c1" not in ids(shop, "customers", "id")
 
 
 def test_a_table_that_does_not_say_how_many_may_go_loses_all(shop: Shop) -> None:

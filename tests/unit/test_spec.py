@@ -87,6 +87,8 @@ WRONG_TABLES: list[tuple[dict[str, Any], str, str]] = [
     ({"renamed": {"b": ("a", "c"), "d": "c"}}, "'renamed'", "each name once"),
     ({"partition": bucket("id", 2), "renamed": {"id": "number"}}, "'renamed'", "not partitioned by"),
     ({"format": "delta", "keep_months": True}, "'keep_months'", "format='iceberg'"),
+    ({"deletes": "sweep", "sweep_every": timedelta(-1)}, "'sweep_every'", "zero or more"),
+    ({"deletes": "none", "sweep_every": timedelta(1)}, "'sweep_every'", "deletes='sweep'"),
     ({"on_change": "stop"}, "'on_change'", "evolve, freeze"),
     ({"gone_at_most": 20}, "'gone_at_most'", "from 0 to 1"),
     ({"gone_at_most": 0.2}, "'gone_at_most'", "deletes='sweep'"),

@@ -105,7 +105,8 @@ def extract_source(
                     )
                     for warning in warned[table.name]:
                         landing.note(warning)
-                    result = _extract_table(landing, snapshot, bases.get(table.name), days, full)
+                    base = bases.get(table.name)
+                    result = _extract_table(landing, snapshot, base, days, full, sweep_now=full or accept_deletes)
                     on_event(summary(result))
                     for unmet in result.unmet:
                         on_event(f"{source.name}.{table.name}: {unmet}")
@@ -142,7 +143,7 @@ def _has_news(
                 break
             landing = Looking(deployment, source, table, reader.schema(table), snapshot.position, "")
             try:
-                result = _extract_table(landing, snapshot, bases.get(table.name), None, full=False)
+                result = _extract_table(landing, snapshot, bases.get(table.name), None, full=False, sweep_now=False)
             except SomethingNew:
                 return True
             if result.error is not None:
@@ -184,7 +185,7 @@ def _warnings(reader: SourceReader, table: Table) -> tuple[str, ...]:
 
 
 def _extract_table(
-    landing: Landing, snapshot: SourceSnapshot, base: SweepBase | None, days: DayRange | None, full: bool
+    landing: Landing, snapshot: SourceSnapshot, base: SweepBase | None, days: DayRange | None, full: bool, *, sweep_now: bool
 ) -> Extracted:
     error: LakehouseError | None = None
     read: tuple[date, ...] = ()
@@ -197,7 +198,7 @@ def _extract_table(
         elif landing.table.mode == "upsert":
             _extract_changes(landing, snapshot, full)
             if base is not None:
-                sweep_deleted(landing, snapshot, base)
+                sweep_deleted(landing, snapshot, base, now=sweep_now)
         else:
             _extract_whole(landing, snapshot)
     except LakehouseError as problem:

@@ -158,6 +158,11 @@ class Landing:
             )
         self.unmet = together((*self.unmet, *watch.unmet))
 
+    def keep_note(self, name: str, text: str) -> None:
+        """Keep a note beside the log, where the table is not swept by each run."""
+        if self.table.sweep_every:
+            self.log.keep_note(name, text.encode())
+
     def check_gone(self, gone: int, rows: int) -> None:
         """Refuse that so many of the table's rows are gone from the source, where that is more than it allows: DeletesRefused."""
         if self._accept_deletes or gone <= rows * self.table.gone_at_most:
@@ -322,6 +327,9 @@ class Looking(Landing):
     def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, folder: str = "") -> Written:
         """Refuse: there is something to write."""
         raise SomethingNew
+
+    def keep_note(self, name: str, text: str) -> None:
+        """Keep none: who only looks leaves nothing behind."""
 
     def _claim(self, manifest: Manifest, *, only_after: int | None = None) -> bool:
         raise SomethingNew

@@ -20,7 +20,9 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import refusal
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.status import TableStatus, table_status
+from lakehouse.pipeline.sweep import next_sweep
 from lakehouse.pipeline.windows import columns_of, due_days, last_extent, upsert_plan
+from lakehouse.raw import RawLog
 from lakehouse.rows.expected import check_expectations
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Source, Table
@@ -129,7 +131,7 @@ def _plan(
             entries = [] if status.damaged else deployment.log(source, table).entries()
             schema = reader.schema(table)
             _columns(deployment, source, table, entries, schema, found)
-            _windows(snapshot, table, entries, schema, found)
+            _windows(deployment.log(source, table), snapshot, entries, schema, found)
         _hops(status, found)
     except LakehouseError as error:
         found.stop(error)
@@ -181,8 +183,9 @@ def _partitioned(table: Table) -> str:
     return "in one piece" if partition.column is None else f"partitioned by {partition.transform} of {partition.column}"
 
 
-def _windows(snapshot: SourceSnapshot, table: Table, entries: Sequence[LogEntry], schema: pa.Schema, found: _Found) -> None:
+def _windows(log: RawLog, snapshot: SourceSnapshot, entries: Sequence[LogEntry], schema: pa.Schema, found: _Found) -> None:
     """What would be read of the source."""
+    table = log.table
     if any(change.kind == "stops" for change in found.changes):
         return
     if table.mode == "snapshot":
@@ -206,7 +209,9 @@ def _windows(snapshot: SourceSnapshot, table: Table, entries: Sequence[LogEntry]
             fresh = "nothing newer" if plan.fresh is None else f"rows from {column} {plan.fresh.low:%Y-%m-%d %H:%M:%S} on"
             found.add("read", f"{fresh}; {table.lookback} before that once more, for late commits")
     if table.deletes == "sweep":
-        found.add("read", "the keys of all rows, to find deleted ones")
+        due = next_sweep(log, snapshot.position.taken_at)
+        words = "the keys of all rows, to find deleted ones"
+        found.add("read", words if due is None else f"no keys: the next sweep is due at {due:%Y-%m-%d %H:%M} UTC")
 
 
 def _hops(status: TableStatus, found: _Found) -> None:

@@ -4,20 +4,28 @@ The order makes it safe: the lake version and the head of the log are noted firs
 that the lake version has, or a batch of the log that the lake has not applied yet, and that the view has not, was deleted; a row
 inserted meanwhile is in none of them. The batch of deleted keys is claimed only if nobody landed anything for the table in
 between, else a re-inserted key could be deleted; the next run sweeps again.
+
+A table that is not swept by each run (`sweep_every`) has a note of its last sweep beside its log. It says only when the next one
+is due: without it, or with one that cannot be read, that is now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing
+from lakehouse.raw import RawLog
 from lakehouse.rows.duck import connect_duckdb, incoming, quoted
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Source, Table
+
+SWEPT = "swept"
+"""The note of the last sweep: when the view of the source was taken that it was made from."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +47,28 @@ def sweep_base(deployment: Deployment, source: Source, table: Table) -> SweepBas
     return SweepBase(deployment, state.current.version, state.current.marker.sequence, head)
 
 
-def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -> None:
+def next_sweep(log: RawLog, taken_at: datetime) -> datetime | None:
+    """When the next sweep of a table is due, by the source's clock; None for one that is due at `taken_at`."""
+    if not log.table.sweep_every:
+        return None
+    try:
+        last = datetime.fromisoformat(log.note(SWEPT).decode())
+        due = last + log.table.sweep_every
+        return due if last <= taken_at < due else None
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, *, now: bool = False) -> None:
     """Land a `delete` batch of the keys that are in the lake of `base`, or about to be, and not in the source's view.
 
-    Raises DeletesRefused where they are more than the table allows.
+    now: whatever `sweep_every` says. Raises DeletesRefused where they are more than the table allows.
     """
     if not base.head:
+        return
+    due = None if now else next_sweep(landing.log, snapshot.position.taken_at)
+    if due is not None:
+        landing.note(f"the next key sweep is due at {due:%Y-%m-%d %H:%M} UTC")
         return
     own = len(landing.claimed)
     if landing.head != base.head + own:
@@ -53,15 +77,16 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase) -
     schema = pa.schema([landing.schema.field(name) for name in landing.table.key])
     gone, keys = _missing_keys(landing, snapshot, base, schema)
     if not gone.num_rows:
+        landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
         return
     landing.check_gone(gone.num_rows, keys)
     written = landing.write(gone.to_batches(), schema)
     landed = landing.land_written(written, kind="delete", window=None, closed=False, schema=schema, only_after=base.head + own)
-    landing.note(
-        f"the key sweep found {gone.num_rows:,} deleted rows"
-        if landed
-        else "the key sweep was left to the next run: another run landed rows of this table meanwhile"
-    )
+    if not landed:
+        landing.note("the key sweep was left to the next run: another run landed rows of this table meanwhile")
+        return
+    landing.note(f"the key sweep found {gone.num_rows:,} deleted rows")
+    landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
 
 
 def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> tuple[pa.Table, int]:

@@ -234,6 +234,14 @@ class RawLog:
             return LogEntry(lost_head + 1, manifest)
         raise self._taken(lost_head + 1)
 
+    def note(self, name: str) -> bytes:
+        """What was noted about the table under a name; FileNotFoundError when nothing was."""
+        return self._store.get(self._note(name))
+
+    def keep_note(self, name: str, data: bytes) -> None:
+        """Note something about the table, in the place of what stood there. No note is part of the log: it may be lost."""
+        self._store.put(self._note(name), data)
+
     def check_files(self, entry: LogEntry) -> list[DamagedData]:
         """What is wrong with the files of a batch: each is read and proved; nothing when all are as they were written."""
         found = []
@@ -349,6 +357,9 @@ class RawLog:
 
     def _path(self, sequence: int) -> str:
         return f"{self.folder}/_log/{sequence:020d}.json"
+
+    def _note(self, name: str) -> str:
+        return f"{self.folder}/_log/note-{name}"
 
     def _sequences_after(self, sequence: int) -> list[int]:
         found = self._store.page(f"{self.folder}/_log", self._path(sequence))

@@ -91,6 +91,7 @@ class Table:
       `sweep`). With more the table stops, and none is deleted, until a run accepts it.
     on_change: what becomes of the table when the source's columns change. `evolve`: what can be followed is. `freeze`: any change
       stops it, and nothing is landed, until the declaration says `evolve`. Not for collections: their columns are as declared.
+    sweep_every: how long after a sweep the next one may wait; each run sweeps otherwise. It reads the keys of all rows.
     lookback: how far behind the newest row a row may still arrive with an older time.
     personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
     relation: the name in the source, `schema.table` or a collection (default: the name).
@@ -110,6 +111,7 @@ class Table:
     format: TableFormat = "iceberg"
     deletes: Deletes = "none"
     lookback: timedelta = timedelta(0)
+    sweep_every: timedelta = timedelta(0)
     columns: tuple[Column, ...] = ()
     personal: Mapping[str, Privacy] = field(default_factory=dict)
     relation: str | None = None
@@ -148,6 +150,13 @@ class Table:
                 value=self.deletes,
                 allowed="'sweep' with mode 'upsert' only: a snapshot finds deletes by itself, appended rows have none",
                 remedy="Leave deletes out.",
+            )
+        if self.sweep_every < timedelta(0) or (self.sweep_every and self.deletes != "sweep"):
+            raise DeclarationError(
+                f"{tried}: field 'sweep_every'",
+                value=f"{self.sweep_every} with deletes={self.deletes!r}",
+                allowed="zero or more, with deletes='sweep'",
+                remedy="Write deletes='sweep', sweep_every=timedelta(days=1), or leave both out.",
             )
         self._check_expect(tried)
         self._check_gone(tried)
