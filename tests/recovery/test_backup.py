@@ -241,12 +241,21 @@ def test_lake_files_that_are_gone_are_named_and_a_table_can_be_led_to_its_newest
     assert_equal(shop)
     for info in list(store.list("delta/shop_delta/orders/_delta_log")):
         store.delete(info.path)
+    for info in [info for info in store.list("lake/shop/prices/metadata") if "-m0" in info.path]:
+        store.delete(info.path)
     elsewhere(shop)
-    with pytest.raises(DamagedData, match=r"shop_delta\.orders: \S+ holds no version"):
-        restored(shop, url, newest=True)
+    with pytest.raises(DamagedData, match=r"shop\.prices: \S+ names files that are gone"):
+        restored(shop, url)
+    done = restored(shop, url, newest=True)
+    assert set(done.lacking) == {"shop.prices", "shop_delta.orders"}
+    assert "holds no version" in done.lacking["shop_delta.orders"]
+    shop.run()
+    assert_equal(shop)
 
 
-@pytest.mark.parametrize("fault", ["restore.catalog:before", "restore.catalog:after", "restore.dagster:before"])
+@pytest.mark.parametrize(
+    "fault", ["restore.catalog:before", "restore.catalog:after", "restore.dagster:before", "restore.dagster:after"]
+)
 def test_a_restore_that_dies_has_written_all_of_a_database_or_nothing_and_can_be_repeated(
     shop: Shop, url: str, fault: str, storages: tuple[StorageTables, StorageTables]
 ) -> None:
@@ -262,8 +271,9 @@ def test_a_restore_that_dies_has_written_all_of_a_database_or_nothing_and_can_be
         faults.watch(None)
     written = fault != "restore.catalog:before"
     assert bool(catalog_of(shop).tables) == written
-    assert contents(empty)["runs"] == []
-    assert restored(shop, url, empty).catalog == (not written)
+    assert bool(contents(empty)["runs"]) == (fault == "restore.dagster:after")
+    done = restored(shop, url, empty, settle=lambda: ["settled"])
+    assert (done.catalog, done.settled) == (not written, ("settled",))
     assert contents(empty) == contents(full)
     assert_equal(shop)
     inside = contents(empty)

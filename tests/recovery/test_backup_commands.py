@@ -45,7 +45,7 @@ def test_after_both_databases_were_lost_two_commands_bring_the_deployment_back(t
         assert runs(project) == 0
         done = project.lakehouse("restore", "--from", place, "--json").json()
         assert (done["catalog"], done["dagster"], done["newer"]) == (False, True, {})
-        assert done["ended"] == [under_way]
+        assert done["settled"] == [under_way]
         project.verify()
         assert (project.sequences(), runs(project)) == (sequences, remembered)
         assert "no run was needed" in project.lakehouse("run").err

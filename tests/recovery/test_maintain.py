@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -143,28 +144,42 @@ def test_the_last_version_of_a_month_is_kept_under_its_name_where_that_is_declar
 
 
 @pytest.mark.parametrize(
-    ("kept", "current", "expected"),
+    ("currents", "gone", "expected"),
     [
-        ((1, 2, 3, 4), 4, 2),  # 2 was followed by 3, when the month was over
-        ((2, 3, 4), 4, 2),
-        ((1, 3, 4), 4, None),  # 2 is gone: what the table was then is not there
-        ((1, 2, 4), 4, None),  # 3, which may have been of the month, is gone
-        ((1, 2), 2, 2),
-        ((1, 2), 1, 1),  # 2 was taken back before the month was over
-        ((3, 4), 4, None),
-        ((), None, None),
+        ("1@1 2@2 3@3 4@4", "", 2),  # 2 was followed by 3, when the month was over
+        ("1@1 2@2 3@3 4@4", "1", 2),
+        ("1@1 2@2 3@3 4@4", "2", None),  # what the table was then is not there
+        ("1@1 2@2 3@3 4@4", "3", None),  # 3, which may have been of the month, is gone
+        ("1@1 2@2", "", 2),
+        ("1@1 2@2 1@2.2", "", 1),  # 2 was taken back before the month was over
+        ("1@1 2@2 3@3 1@4 2@5", "", 2),  # 3 was taken back later, and in two steps
+        ("1@1 2@2 1@3", "", None),  # a rollback: another one may have come between, and be gone
+        ("3@3 4@4", "", None),
+        ("", "", None),
     ],
 )
-def test_a_month_whose_last_version_may_be_gone_gets_no_name(
-    kept: tuple[int, ...], current: int | None, expected: int | None
-) -> None:
-    marker = Marker(1, 0, "0" * 16)
-    history = [TableVersion(n, n - 1 or None, FIRST + timedelta(days=n), "overwrite", marker) for n in kept]
-    left = dict(zip(kept, (version.committed_at for version in history[1:]), strict=False))
-    if kept and current != kept[-1]:
-        left[kept[-1]] = FIRST + timedelta(days=2, hours=6)
-    left.pop(current or 0, None)
-    assert version_before(FIRST + timedelta(days=2, hours=12), history, left, current) == expected
+def test_a_month_whose_last_version_may_be_gone_gets_no_name(currents: str, gone: str, expected: int | None) -> None:
+    """A version and when it became the current one, in days; the month is over at two and a half."""
+    left = [(int(n), FIRST + timedelta(days=float(at))) for n, _, at in (word.partition("@") for word in currents.split())]
+    left = [(version, at) for version, at in left if str(version) not in gone.split()]
+    history = [
+        TableVersion(n, n - 1 or None, FIRST, "overwrite", Marker(1, 0, "0" * 16)) for n in {version for version, _ in left}
+    ]
+    assert version_before(FIRST + timedelta(days=2, hours=12), left, history) == expected
+
+
+def test_of_a_real_table_the_version_at_a_moment_is_known_after_rollbacks(shop: Shop) -> None:
+    source, table = shop.deployment.select(["shop.orders"])[0]
+    lake, versions = shop.deployment.lake, []
+    for number in range(3):
+        shop.order(900 + number, 1, FIRST + timedelta(days=2, hours=4, minutes=number))
+        take(shop.deployment, "shop.orders")
+        versions.append(lake.history(source.name, table)[-1])
+    lake.rollback(source.name, table, versions[0].version)
+    lake.rollback(source.name, table, versions[1].version)
+    for version, following in pairwise(versions):
+        assert lake.version_at(source.name, table, following.committed_at) == version.version
+    assert lake.version_at(source.name, table, versions[0].committed_at) is None
 
 
 def test_what_is_young_stays(old_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def counted(type_: str, values: Sequence[Any], *expected: Expect, cut: int = 3) 
 @settings(deadline=None)
 @given(st.lists(NUMBERS, max_size=20), st.none() | st.integers(-5, 5), st.none() | st.integers(-5, 5))
 def test_numbers_between_bounds(values: list[float | None], low: int | None, high: int | None) -> None:
-    if low is None and high is None:
+    if (low is None and high is None) or (low is not None and high is not None and low > high):
         return
     expected = Expect.between("x", low, high)
 
@@ -88,6 +88,12 @@ def test_bounds_are_of_the_columns_own_type(type_: str, low: Any, values: list[A
         ("int64", Expect.one_of("x", "a")),
         ("int32", Expect.between("x", 2**40, None)),
         ("int64", Expect.not_null("y")),
+        ("int32", Expect.between("x", 0.5, 4.5)),
+        ("int64", Expect.one_of("x", 0.5)),
+        ("float32", Expect.between("x", 0, 1e300)),
+        ("date", Expect.between("x", datetime(2026, 1, 1, 12), None)),
+        ("list<string>", Expect.one_of("x", "a")),
+        ("json", Expect.between("x", 0, 1)),
     ],
 )
 def test_an_expectation_that_a_column_cannot_have_is_named_before_anything_is_read(type_: str, expected: Expect) -> None:
@@ -116,6 +122,14 @@ def test_what_was_found_in_several_windows_is_told_together() -> None:
         lambda: Expect.one_of("x"),
         lambda: Expect.not_null("x", otherwise="ignore"),  # type: ignore[arg-type]  # what a user might write
         lambda: table(Expect.not_null("x"), Expect.not_null("x")),
+        lambda: Table("things", "snapshot", ("id",), expect=(Expect.not_null("x"))),  # type: ignore[arg-type]  # a comma is missing
+        lambda: Expect.one_of("x", ["a"]),
+        lambda: Expect.between("x", 10, 1),
+        lambda: Expect.between("x", math.nan, 1),
+        lambda: Expect.matches("x", 5),  # type: ignore[arg-type]  # what a user might write
+        lambda: Expect("x", "between", (1,)),
+        lambda: Expect("x", "is", ()),  # type: ignore[arg-type]  # so too
+        lambda: Table("things", "snapshot", ("id",), gone_at_most="0.2"),  # type: ignore[arg-type]  # so too
         lambda: table("x is not null"),  # type: ignore[arg-type]  # so too
         lambda: Table("things", "snapshot", ("id",), personal={"x": "drop"}, expect=(Expect.not_null("x"),)),
     ],

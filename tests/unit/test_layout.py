@@ -34,6 +34,7 @@ def test_the_public_names_are_those_that_the_package_says() -> None:
     assert {name for name in vars(lakehouse) if name in lakehouse.__all__} == set(lakehouse.__all__)
     assert sorted(lakehouse.__all__) == [
         "Column",
+        "Expect",
         "Load",
         "Partitioning",
         "Source",

@@ -66,10 +66,11 @@ def restore(url: str, name: str | None, without_dagster: bool, newest: bool, ano
     """
     here = deployment()
     storage = None if without_dagster else _storage(here.settings)
-    done = restore_backup(here, url, storage, name=name, newest=newest, another_key=another_key)
-    ended = _end_runs(here.settings) if done.dagster else []
+    done = restore_backup(
+        here, url, storage, name=name, newest=newest, another_key=another_key, settle=lambda: _end_runs(here.settings)
+    )
     if as_json:
-        click.echo(json.dumps({**asdict(done), "ended": ended}, indent=2, default=str, ensure_ascii=False))
+        click.echo(json.dumps(asdict(done), indent=2, default=str, ensure_ascii=False))
         return
     _print(done.backup, dagster=done.dagster)
     for table, metadata in done.newer.items():
@@ -78,7 +79,9 @@ def restore(url: str, name: str | None, without_dagster: bool, newest: bool, ano
         say("the catalog has these tables already" if done.backup.part(CATALOG).rows else "the backup's catalog has no tables")
     if not done.dagster:
         say("without Dagster's storage")
-    for run in ended:
+    for table, problem in done.lacking.items():
+        say(f"{table}: {problem}; `lakehouse run` builds it anew from its raw log")
+    for run in done.settled:
         say(f"run {run} was under way when the backup was made: ended")
     say(f"restored {done.backup.name}; now run `lakehouse verify`")
 

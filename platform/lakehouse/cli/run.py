@@ -48,7 +48,7 @@ def run(
 
     _check_days(here, first, last)
     check_sources(here, chosen)
-    if first is None and not full and is_up_to_date(here, chosen):
+    if first is None and not full and not accept_deletes and is_up_to_date(here, chosen):
         if show:
             print_statistics(here)
             print_hops(here, chosen)

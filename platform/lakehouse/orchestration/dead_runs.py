@@ -53,12 +53,13 @@ def end_dead_runs(instance: dg.DagsterInstance, *, one_machine: bool) -> list[st
 
 
 def end_restored_runs() -> list[str]:
-    """End the runs that a backup of Dagster's storage shows under way, wherever they ran, and free their pools; their ids.
+    """End the runs that a backup of Dagster's storage shows under way or waiting, and free their pools; their ids.
 
-    They are those of the storage's past: the storage that was lost is the one that they would have reported to.
+    They are those of the storage's past, wherever they ran: the one that was lost is what they would have reported to.
     """
     with dg.DagsterInstance.get() as instance:
-        found = [record.run_id for record in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))]
+        statuses = [*UNDER_WAY, dg.DagsterRunStatus.QUEUED]
+        found = [record.run_id for record in instance.get_runs(dg.RunsFilter(statuses=statuses))]
         for run_id in found:
             run = instance.get_run_by_id(run_id)
             assert run is not None

@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from lakehouse.errors import ExpectationFailed
 from lakehouse.orchestration.keys import (
     ACCEPT_DELETES,
     FULL,
@@ -130,16 +129,15 @@ def _told(table: Table) -> str:
 
 def _expected(key: dg.AssetKey, result: Extracted) -> dg.AssetCheckResult:
     """Whether the rows of this run are what the table expects; where they did not land, `extracted` is the error."""
-    stopped = isinstance(result.error, ExpectationFailed)
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=EXPECTED,
-        passed=not stopped and not result.unmet,
+        passed=result.error is None and not result.unmet,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             str(unmet.expected): f"not so in {unmet.rows:,} rows, the first: {'; '.join(unmet.named)}" for unmet in result.unmet
         }
-        | ({"error": str(result.error)} if stopped else {}),
+        | ({"error": str(result.error)} if result.error else {}),
     )
 
 

@@ -24,6 +24,8 @@ from lakehouse.settings import CatalogSettings
 ANSWER_SECONDS = 600.0
 """Seconds without an answer after which the server is given up: it may write or index that long."""
 LOCK_SECONDS = 10
+RESTORING = "lakehouse/restoring"
+"""The key under which a storage says which backup it is being filled from."""
 CHUNK = 1 << 20
 
 
@@ -61,38 +63,50 @@ def copy_out(storage: StorageTables, settings: CatalogSettings, folder: Path) ->
         return CopiedDatabase(schema, tuple(tables)), rows
 
 
-def check_empty(storage: StorageTables, settings: CatalogSettings, copied: CopiedDatabase) -> None:
+def check_empty(storage: StorageTables, settings: CatalogSettings, copied: CopiedDatabase, name: str) -> None:
     """Refuse a storage that holds runs or events (WrongUse) or has another schema (Unsupported).
 
-    Dagster's tables are made where they are not there yet; nothing else is changed.
+    One that is being filled from the backup of that name is no such storage. Dagster's tables are made where they are not there
+    yet; nothing else is changed.
     """
     with _connected("restoring", storage, settings) as connection:
         made = _schema(connection, storage) is not None
     if not made:
         storage.make()
     with _connected("restoring", storage, settings) as connection:
-        _check(connection, storage, copied)
+        _check(connection, storage, copied, name)
 
 
-def copy_in(storage: StorageTables, settings: CatalogSettings, copied: CopiedDatabase, files: dict[str, Path]) -> None:
+def copy_in(storage: StorageTables, settings: CatalogSettings, copied: CopiedDatabase, files: dict[str, Path], name: str) -> None:
     """Fill the tables from their files, in one transaction; what Dagster wrote there by itself is replaced.
 
-    Refuses what `check_empty` refuses. After a failure, or a kill, all of it is there or nothing.
+    Refuses what `check_empty` refuses. After a failure, or a kill, all of it is there or nothing; until `forget` is called the
+    storage says which backup it was filled from, and is not filled from that again.
     """
     with _connected("restoring", storage, settings) as connection:
         names = sql.SQL(", ").join(sql.Identifier(table.name) for table in copied.tables)
         connection.execute(sql.SQL("set local lock_timeout = {}").format(f"{LOCK_SECONDS}s"))
         connection.execute(sql.SQL("lock table {} in access exclusive mode").format(names))
-        _check(connection, storage, copied)
-        for name in storage.bookkeeping & {table.name for table in copied.tables}:
-            connection.execute(sql.SQL("delete from {}").format(sql.Identifier(name)))
+        if _check(connection, storage, copied, name):
+            return
+        for table_name in storage.bookkeeping & {table.name for table in copied.tables}:
+            connection.execute(sql.SQL("delete from {}").format(sql.Identifier(table_name)))
         for table in copied.tables:
             _read_file(connection, table, files[table.part])
+        connection.execute("insert into kvs (key, value) values (%s, %s)", (RESTORING, name))
         with effect("restore.dagster"):
             connection.commit()
 
 
-def _check(connection: BoundedConnection, storage: StorageTables, copied: CopiedDatabase) -> None:
+def forget(storage: StorageTables, settings: CatalogSettings) -> None:
+    """What was filled is a storage like any other from now on."""
+    with _connected("restoring", storage, settings) as connection:
+        connection.execute("delete from kvs where key = %s", (RESTORING,))
+        connection.commit()
+
+
+def _check(connection: BoundedConnection, storage: StorageTables, copied: CopiedDatabase, name: str) -> bool:
+    """Whether the storage was filled from the backup of that name already."""
     schema = _schema(connection, storage)
     if schema != copied.schema:
         raise Unsupported(
@@ -101,6 +115,8 @@ def _check(connection: BoundedConnection, storage: StorageTables, copied: Copied
             allowed=f"schema {copied.schema}, which the backup was made from",
             remedy="Install the release of Dagster that the backup was made with, or leave its storage out: --without-dagster.",
         )
+    if connection.execute("select from kvs where key = %s and value = %s", (RESTORING, name)).fetchone() is not None:
+        return True
     occupied = [
         table.name
         for table in copied.tables
@@ -115,6 +131,7 @@ def _check(connection: BoundedConnection, storage: StorageTables, copied: Copied
             remedy="Give LAKEHOUSE_DAGSTER__URL of an empty database (with Dagster stopped: `lakehouse ui --stop`), or leave it "
             "out: --without-dagster.",
         )
+    return False
 
 
 def _write_file(connection: BoundedConnection, table: CopiedTable, file: Path) -> int:

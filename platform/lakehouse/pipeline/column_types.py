@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from lakehouse.errors import SchemaChanged
+from lakehouse.pipeline.windows import REPAIRS
 from lakehouse.raw import fields_of
 from lakehouse.spec import FieldSpec, LogEntry, Table
 from lakehouse.spec.types import declared_type
@@ -43,8 +44,11 @@ def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry],
 
 
 def last_fields(entries: Sequence[LogEntry]) -> tuple[FieldSpec, ...]:
-    """The columns of the last batch that brought rows; none before the first."""
-    whole = (entry.manifest for entry in reversed(entries) if entry.manifest.kind != "delete")
+    """The columns of the last batch that brought rows from the source; none before the first.
+
+    One of a repair may have those of another time, or of several.
+    """
+    whole = (e.manifest for e in reversed(entries) if e.manifest.kind != "delete" and REPAIRS not in e.manifest.position.detail)
     return next((manifest.fields for manifest in whole), ())
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from typing import TypeVar
 
@@ -90,12 +91,11 @@ class Landing:
         found, marker = self.checksum(batches), state.current.marker
         return (found.rows, found.hex) == (marker.rows, marker.checksum)
 
-    def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, _Rows | None]:
-        """Rows and checksum of a window as it would land, and the rows themselves where they are few."""
+    def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, Watch, Sequence[pa.RecordBatch] | None]:
+        """Rows and checksum of a window as it would land, what was seen of its rows, and these themselves where they are few."""
         watch = Watch(self.table)
         few = _Few(protected(watch.passing(read()), self.table, self._key))
-        found = checksum_of(few, self.schema)
-        return found, None if few.rows is None else _Rows(few.rows, watch)
+        return checksum_of(few, self.schema), watch, few.rows
 
     def _write(self, read: Read, folder: str) -> tuple[Written, Watch]:
         watch = Watch(self.table)
@@ -123,40 +123,42 @@ class Landing:
         """
         position = replace(self._position, detail={**self._position.detail, **(detail or {})})
         previous = self._previous(kind, window)
-        rows: _Rows | None = None
+        rows: Sequence[pa.RecordBatch] | None = None
         if previous is not None and kind != "upsert" and self._same_schema(previous):
-            found, rows = self._whole(lambda: self._checksum_and_rows(read))
+            found, watch, rows = self._whole(lambda: self._checksum_and_rows(read))
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
                 if closed and not previous.manifest.closed:
                     self._claim(self._again(previous.manifest, position))
                 return
+            self._refuse(watch, window, kind, previous, found.rows)
         if rows is None:
             written, watch = self._whole(lambda: self._write(read, folder))
         else:
-            written, watch = self.write(rows.batches, self.schema, folder=folder), rows.watch
+            written = self.write(rows, self.schema, folder=folder)
         if kind == "upsert" and not written.rows:
             self.unchanged += 1
             return
-        self._check_expected(watch)
-        if kind == "snapshot" and previous is not None:
-            self.check_gone(previous.manifest.rows - written.rows, previous.manifest.rows)
-        self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position)
+        self._refuse(watch, window, kind, previous, written.rows)
+        if self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position):
+            self.unmet = together((*self.unmet, *watch.unmet))
         if self.sample is None or written.rows:
             self.sample = written.sample
 
-    def _check_expected(self, watch: Watch) -> None:
-        """Refuse rows that are not what the table expects, or note them: ExpectationFailed."""
+    def _refuse(self, watch: Watch, window: Window | None, kind: BatchKind, previous: LogEntry | None, rows: int) -> None:
+        """Refuse rows that are not what the table expects (ExpectationFailed), or that are too few (DeletesRefused)."""
         refused = [unmet for unmet in watch.unmet if unmet.expected.otherwise == "stop"]
         if refused:
+            at = "" if window is None or window.low is None else f", from {window.low:%Y-%m-%d %H:%M} UTC on"
             raise ExpectationFailed(
-                f"landing {self.source.name}.{self.table.name}",
+                f"landing {self.source.name}.{self.table.name}{at}",
                 value="; ".join(map(str, refused)),
                 allowed="rows as the table expects them",
                 remedy="Correct the rows in the source, or the expectation; with otherwise='warn' they land and are told of. "
                 "Their batch was not landed.",
             )
-        self.unmet = together((*self.unmet, *watch.unmet))
+        if kind == "snapshot" and previous is not None:
+            self.check_gone(previous.manifest.rows - rows, previous.manifest.rows)
 
     def keep_note(self, name: str, text: str) -> None:
         """Keep a note beside the log, where the table is not swept by each run."""
@@ -165,15 +167,8 @@ class Landing:
 
     def check_gone(self, gone: int, rows: int) -> None:
         """Refuse that so many of the table's rows are gone from the source, where that is more than it allows: DeletesRefused."""
-        if self._accept_deletes or gone <= rows * self.table.gone_at_most:
-            return
-        name = f"{self.source.name}.{self.table.name}"
-        raise DeletesRefused(
-            f"looking for deleted rows of {name}",
-            value=f"{gone:,} of {rows:,} rows are gone from the source",
-            allowed=f"at most {self.table.gone_at_most:.0%} of them at once (gone_at_most); none was deleted here",
-            remedy=f"Look at the source; if they were deleted on purpose, run `lakehouse run --select {name} --accept-deletes`.",
-        )
+        if not self._accept_deletes:
+            refuse_gone(self.source.name, self.table, gone, rows)
 
     def in_order(self, days: Sequence[date]) -> Sequence[date]:
         """The days in the order in which they are read: the oldest first, as the log should have them."""
@@ -283,12 +278,18 @@ class Landing:
         return replace(again, files=manifest.files, rows=manifest.rows, checksum=manifest.checksum)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a window as they land, and what was seen of them when they passed."""
-
-    batches: Sequence[pa.RecordBatch]
-    watch: Watch
+def refuse_gone(source: str, table: Table, gone: int, rows: int) -> None:
+    """Raise DeletesRefused where more of a table's rows are gone from the source than it allows at once."""
+    most = math.floor(rows * table.gone_at_most + 1e-9)
+    if gone <= most:
+        return
+    name = f"{source}.{table.name}"
+    raise DeletesRefused(
+        f"looking for deleted rows of {name}",
+        value=f"{gone:,} of {rows:,} rows are gone from the source",
+        allowed=f"at most {most:,} of them at once (gone_at_most={table.gone_at_most:g}); none was deleted here",
+        remedy=f"Look at the source; if they were deleted on purpose, run `lakehouse run --select {name} --accept-deletes`.",
+    )
 
 
 class _Few:

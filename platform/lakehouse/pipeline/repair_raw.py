@@ -24,7 +24,8 @@ from lakehouse.pipeline.column_types import refuse_changed_types
 from lakehouse.pipeline.damage import Diagnosis
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
-from lakehouse.pipeline.windows import INCOMPLETE
+from lakehouse.pipeline.sweep import SWEPT
+from lakehouse.pipeline.windows import INCOMPLETE, REPAIRS
 from lakehouse.raw import Written, as_stored, schema_of
 from lakehouse.raw.current import fold_entries
 from lakehouse.raw.scratch import scratch_folder
@@ -36,8 +37,6 @@ from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import BatchKind, LogEntry, Position, RowChecksum, Source, Table, Window
 
 Origin = Literal["source", "lake", "log and source"]
-REPAIRS = "repairs"
-"""In the detail of a batch's position: which entries it stands in for."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ def plan_raw(deployment: Deployment, source: Source, table: Table, found: Diagno
         return [], []
     if table.mode == "append" and not raw.unreadable and not raw.lost:
         return _plan_days(deployment, source, table, found)
-    if table.mode != "snapshot" and found.lake.good and found.lake.sequence >= _last_damaged(found):
+    from_lake = table.mode != "snapshot" or table.gone_at_most < 1  # the source may be just the one that lost its rows
+    if from_lake and found.lake.good and found.lake.sequence >= _last_damaged(found):
         rows = found.lake.state.current.marker.rows if found.lake.state else 0
         return [RawStep("lake", None, True, f"land a snapshot of the lake's {rows:,} rows; it makes what is damaged void")], []
     if problem := _unreachable(deployment, source, table):
@@ -271,6 +271,7 @@ def _land_log_and_source(deployment: Deployment, source: Source, table: Table, f
     broken = {entry.sequence for entry in found.raw.broken}
     good = [entry for entry in found.raw.entries if entry.sequence not in broken]
     with closing(deployment.reader(source)) as reader:
+        refuse_changed_types(source.name, table, good, reader.schema(table))
         schema = None if good else reader.schema(table)
         with reader.snapshot() as snapshot:
             position = snapshot.position
@@ -286,6 +287,8 @@ def _land_log_and_source(deployment: Deployment, source: Source, table: Table, f
     position = replace(position, detail={**position.detail, INCOMPLETE: "the source is read in full after it"})
     claimed = _claim(deployment, source, table, written, rows.schema, position, "snapshot", head, _damaged(found))
     apply_table(deployment, source, table)
+    if table.sweep_every:
+        log.keep_note(SWEPT, b"not since the repair")  # deletes that were lost have brought rows back
     (read,) = extract_source(deployment, source, [table])
     if read.error is not None:
         raise read.error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
 from lakehouse.errors import ConfigurationError, DamagedData, DamagedMetadata
-from lakehouse.pipeline.backup_database import StorageTables, check_empty, copy_in
+from lakehouse.pipeline.backup_database import StorageTables, check_empty, copy_in, forget
 from lakehouse.pipeline.backup_manifest import (
     CATALOG,
     BackupManifest,
@@ -28,12 +28,15 @@ _ROWS = TypeAdapter(CatalogRows)
 @dataclass(frozen=True)
 class Restored:
     """What a restore did. catalog: whether its rows were written; else they were there. newer: tables led to other metadata than
-    the backup names, by name. dagster: whether its storage was filled."""
+    the backup names, by name. lacking: tables that the store has not got, by name, and what is missing. dagster: whether its
+    storage was filled. settled: what was told of it then."""
 
     backup: BackupManifest
     catalog: bool
     newer: dict[str, str]
+    lacking: dict[str, str]
     dagster: bool
+    settled: tuple[str, ...]
 
 
 def restore_backup(
@@ -44,16 +47,17 @@ def restore_backup(
     name: str | None = None,
     newest: bool = False,
     another_key: bool = False,
+    settle: Callable[[], Sequence[str]] = tuple,
 ) -> Restored:
     """Write a backup's catalog and Dagster's storage into this deployment's, each in one transaction, the catalog first.
 
     name: which backup; the newest for None. storage: Dagster's, or None to leave it out. newest: lead tables whose metadata file
-    is gone to the newest that there is. another_key: go on with another privacy key.
+    is gone to the newest that there is, and leave out those without any. another_key: go on with another privacy key. settle:
+    what is done with Dagster's storage once it is filled, until it has been done.
 
     Before anything is written it raises WrongUse (no such backup; a catalog or storage that is not empty), DamagedData (a part
     that is not what was written; lake files that are gone, by name), ConfigurationError (another store or privacy key),
-    Unsupported (another schema of Dagster's storage). When it dies between the two transactions, the next call finds the
-    catalog's rows there and goes on.
+    Unsupported (another schema of Dagster's storage). Wherever it dies, the next call finds what was written and goes on.
     """
     settings = deployment.settings
     place = open_place(settings.store, url)
@@ -65,15 +69,17 @@ def restore_backup(
         files = fetch_parts(place, manifest, wanted, folder)
         rows = _ROWS.validate_json(files[CATALOG].read_bytes())
         catalog = CatalogCopy(settings, deployment.store)
-        rows, newer = _check_lake(deployment, catalog, manifest, rows, newest=newest)
+        rows, newer, lacking = _check_lake(deployment, catalog, manifest, rows, newest=newest)
         if rows.tables:
             catalog.holds(rows)
         if storage is not None and copied is not None:
-            check_empty(storage, settings.catalog, copied)
-        written = bool(rows.tables) and catalog.write(rows)
+            check_empty(storage, settings.catalog, copied, manifest.name)
+        written, settled = bool(rows.tables) and catalog.write(rows), tuple[str, ...]()
         if storage is not None and copied is not None:
-            copy_in(storage, settings.catalog, copied, files)
-    return Restored(manifest, written, newer, copied is not None)
+            copy_in(storage, settings.catalog, copied, files, manifest.name)
+            settled = tuple(settle())
+            forget(storage, settings.catalog)
+    return Restored(manifest, written, newer, lacking, copied is not None, settled)
 
 
 def _check_settings(deployment: Deployment, manifest: BackupManifest, *, another_key: bool) -> None:
@@ -99,26 +105,27 @@ def _check_settings(deployment: Deployment, manifest: BackupManifest, *, another
 
 def _check_lake(
     deployment: Deployment, catalog: CatalogCopy, manifest: BackupManifest, rows: CatalogRows, *, newest: bool
-) -> tuple[CatalogRows, dict[str, str]]:
-    """The rows to write, and the tables among them that are led to newer metadata; DamagedData names what the store has lost."""
+) -> tuple[CatalogRows, dict[str, str], dict[str, str]]:
+    """The rows to write, the tables among them that are led to newer metadata, and what the store has lost of others.
+
+    DamagedData names tables that could be led to newer metadata, where that was not asked for.
+    """
     noted = {reference.table: reference for reference in manifest.lake if reference.format == "iceberg"}
-    missing, tables, newer = list[str](), list[CatalogTable](), dict[str, str]()
+    tables, newer, lacking = list[CatalogTable](), dict[str, str](), dict[str, str]()
     for row in rows.tables:
         problem = _problem(catalog, row, noted[row.name])
-        if problem and newest and (found := catalog.newest(row)) is not None:
+        found = catalog.newest(row) if problem and newest else None
+        if found is not None:
             newer[row.name] = found.metadata
-            tables.append(found)
-        else:
-            missing += [f"{row.name}: {problem}"] if problem else []
-            tables.append(row)
-    missing += [
-        f"{reference.table}: {reference.place} holds no version {reference.version} or later"
-        for reference in manifest.lake
-        if reference.format == "delta" and not _has_version(deployment, reference)
-    ]
-    if missing:
-        raise _gone(manifest, missing)
-    return replace(rows, tables=tuple(tables)), newer
+        elif problem:
+            lacking[row.name] = problem
+        tables += [found or row] if found or not problem else []
+    if lacking and not newest:
+        raise _gone(manifest, [f"{name}: {problem}" for name, problem in lacking.items()])
+    for reference in manifest.lake:
+        if reference.format == "delta" and not _has_version(deployment, reference):
+            lacking[reference.table] = f"{reference.place} holds no version {reference.version} or later"
+    return replace(rows, tables=tuple(tables)), newer, lacking
 
 
 def _problem(catalog: CatalogCopy, row: CatalogTable, noted: LakeReference) -> str:
@@ -127,6 +134,8 @@ def _problem(catalog: CatalogCopy, row: CatalogTable, noted: LakeReference) -> s
         at = catalog.marker(row)
     except DamagedMetadata as error:
         return f"{row.metadata} ({error.value})"
+    if not catalog.is_whole(row):
+        return f"{row.metadata} names files that are gone"
     return "" if at is None or at[0] == noted.version else f"{row.metadata} is at version {at[0]}, not {noted.version}"
 
 
@@ -146,7 +155,7 @@ def _gone(manifest: BackupManifest, missing: Sequence[str]) -> DamagedData:
     return DamagedData(
         f"restoring {manifest.name}: the lake has not got what the backup refers to",
         value="; ".join(missing),
-        allowed="every metadata file, as it was",
+        allowed="every metadata file as it was, and what it names",
         remedy="Put the files back from a replica of the bucket, restore a later backup, or give --newest: such tables are led "
-        "to the newest metadata that there is. Without a backup, `lakehouse run` builds every table from its raw log.",
+        "to the newest metadata that is whole; `lakehouse run` builds those that have none from their raw log.",
     )

@@ -75,11 +75,11 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, *
         landing.note("the key sweep was left to the next run: another run landed rows of this table meanwhile")
         return
     schema = pa.schema([landing.schema.field(name) for name in landing.table.key])
-    gone, keys = _missing_keys(landing, snapshot, base, schema)
+    gone, fresh, keys = _missing_keys(landing, snapshot, base, schema)
     if not gone.num_rows:
         landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
         return
-    landing.check_gone(gone.num_rows, keys)
+    landing.check_gone(fresh, keys)
     written = landing.write(gone.to_batches(), schema)
     landed = landing.land_written(written, kind="delete", window=None, closed=False, schema=schema, only_after=base.head + own)
     if not landed:
@@ -89,13 +89,16 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, *
     landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
 
 
-def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> tuple[pa.Table, int]:
-    """The keys that are in the lake, or about to be, and not in the source's view; and how many there are in all."""
+def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> tuple[pa.Table, int, int]:
+    """The keys that are in the lake, or about to be, and not in the source's view; how many of them no batch that waits deletes
+    already; and how many keys there are in all, but for those.
+    """
     keys = ", ".join(quoted(name) for name in schema.names)
     with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
         for name, batches in (
             ("source_keys", snapshot.keys(landing.table)),
             ("lake_keys", _landed_keys(landing, base, schema.names)),
+            ("deleted_keys", _deleted_keys(landing, base, schema.names)),
         ):
             with incoming(connection, "incoming_keys", (_only(batch, schema) for batch in batches), schema):
                 connection.execute(f"create temp table {name} as select {keys} from incoming_keys")
@@ -103,9 +106,11 @@ def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, s
         query = f"select distinct l.* from lake_keys l where not exists (select 1 from source_keys s where {match})"
         gone = connection.execute(query).to_arrow_table().cast(schema)
         if not gone.num_rows:
-            return gone, 0
-        (found,) = connection.execute("select count(*) from (select distinct * from lake_keys)").fetchall()
-        return gone, int(found[0])
+            return gone, 0, 0
+        left = "from (select distinct * from lake_keys) l where not exists (select 1 from deleted_keys s where " + match + ")"
+        unseen = f"not exists (select 1 from source_keys s where {match})"
+        (found,) = connection.execute(f"select count(*) filter ({unseen}), count(*) {left}").fetchall()
+        return gone, int(found[0]), int(found[1])
 
 
 def _landed_keys(landing: Landing, base: SweepBase, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -114,6 +119,13 @@ def _landed_keys(landing: Landing, base: SweepBase, names: list[str]) -> Iterato
         yield from base.deployment.lake.scan(landing.source.name, landing.table, version=base.version, columns=names)
     for entry in landing.entries:
         if base.watermark < entry.sequence <= base.head and entry.manifest.kind != "delete":
+            yield from landing.log.read(entry, names)
+
+
+def _deleted_keys(landing: Landing, base: SweepBase, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """The keys that a batch deletes which the lake version has not applied."""
+    for entry in landing.entries:
+        if base.watermark < entry.sequence <= base.head and entry.manifest.kind == "delete":
             yield from landing.log.read(entry, names)
 
 

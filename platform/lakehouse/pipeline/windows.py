@@ -76,6 +76,8 @@ def last_extent(entries: Sequence[LogEntry]) -> Extent | None:
     return None
 
 
+REPAIRS = "repairs"
+"""In the detail of a position: which entries this batch stands in for."""
 INCOMPLETE = "incomplete"
 """In the detail of a snapshot's position: it was landed by a repair without rows that the source may still have."""
 

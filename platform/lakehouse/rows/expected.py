@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,18 +44,29 @@ def check_expectations(source: str, table: Table, schema: pa.Schema) -> None:
                 tried,
                 value=f"no column {expected.column!r}",
                 allowed=", ".join(schema.names),
-                remedy="Name one of these columns.",
+                remedy="Name one of these columns; if the source has lost this one, bring it back, declare it as `renamed`, or "
+                "take the expectation away.",
             )
         field = schema.field(expected.column)
         try:
             _unmet(pa.nulls(1, field.type), expected)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError) as error:
+            if expected.rule in ("between", "one_of"):
+                _refuse_altered(expected, field.type)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise DeclarationError(
                 tried,
                 value=f"a column of type {declared_type(field)}: {str(error).splitlines()[0]}",
                 allowed="numbers and times for `between`, text for `matches`, values of the column's own type for `one_of`",
                 remedy="Correct the expectation.",
             ) from error
+
+
+def _refuse_altered(expected: Expect, type_: pa.DataType) -> None:
+    """Raise ValueError for a value that the column's type would not hold as it is: a half in a column of integers."""
+    for value in expected.values:
+        held: Any = None if value is None else pa.scalar(value, type_).as_py()
+        if held != value and not (pa.types.is_floating(type_) and math.isfinite(held)):
+            raise ValueError(f"{value!r} would be {held!r}")
 
 
 class Watch:

@@ -189,8 +189,9 @@ class Table:
             )
 
     def _check_expect(self, tried: str) -> None:
-        for expected in self.expect:
-            if not isinstance(expected, Expect) or self.personal.get(expected.column) == "drop":
+        wrong: list[object] = [self.expect] if not isinstance(self.expect, tuple) else []
+        for expected in wrong or self.expect:
+            if wrong or not isinstance(expected, Expect) or self.personal.get(expected.column) == "drop":
                 raise DeclarationError(
                     f"{tried}: field 'expect'",
                     value=expected,
@@ -206,7 +207,7 @@ class Table:
             )
 
     def _check_gone(self, tried: str) -> None:
-        if not 0 <= self.gone_at_most <= 1:
+        if not isinstance(self.gone_at_most, int | float) or not 0 <= self.gone_at_most <= 1:
             raise DeclarationError(
                 f"{tried}: field 'gone_at_most'",
                 value=self.gone_at_most,

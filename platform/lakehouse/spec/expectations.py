@@ -26,13 +26,24 @@ class Expect:
     otherwise: Otherwise = "stop"
 
     def __post_init__(self) -> None:
-        if self.otherwise not in get_args(Otherwise):
-            raise DeclarationError(
-                f"expecting something of column {self.column!r}: field 'otherwise'",
-                value=self.otherwise,
-                allowed=", ".join(get_args(Otherwise)),
-                remedy="Give otherwise one of the allowed values.",
-            )
+        for name, value, allowed in (
+            ("otherwise", self.otherwise, get_args(Otherwise)),
+            ("rule", self.rule, get_args(Rule)),
+        ):
+            if value not in allowed:
+                raise self._refused(name, value, ", ".join(allowed), f"Give {name} one of the allowed values.")
+        if any(isinstance(value, list | dict | set) or value != value for value in self.values):  # NaN
+            raise self._refused("values", self.values, "single values, none of them NaN", 'Write them one by one: "free", "pro".')
+        if self.rule == "matches" and not (len(self.values) == 1 and isinstance(self.values[0], str)):
+            raise self._refused("values", self.values, "one regular expression, as text", 'Write Expect.matches("email", "@").')
+        if self.rule == "between" and len(self.values) != 2:
+            raise self._refused("values", self.values, "a low and a high bound", 'Write Expect.between("price", 0, None).')
+        if self.rule == "between" and None not in self.values and self.values[0] > self.values[1]:
+            raise self._refused("values", self.values, "a low bound that is not above the high one", "Swap them.")
+
+    def _refused(self, field: str, value: object, allowed: str, remedy: str) -> DeclarationError:
+        tried = f"expecting something of column {self.column!r}: field {field!r}"
+        return DeclarationError(tried, value=value, allowed=allowed, remedy=remedy)
 
     @classmethod
     def not_null(cls, column: str, *, otherwise: Otherwise = "stop") -> Expect:

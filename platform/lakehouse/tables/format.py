@@ -136,6 +136,10 @@ class TableHandle(Protocol):
         """All versions that can be read but the current one, and when each was last current, by the clocks of who committed."""
         ...
 
+    def currents(self) -> Sequence[tuple[int, datetime]]:
+        """Which version the table was at from when on, in order, as far as that is still told: a rollback comes to one again."""
+        ...
+
     def expirable(self, kept: Collection[int]) -> tuple[int, ...]:
         """The versions that can be forgotten while those that are kept, the current one and all that have a name stay readable.
 

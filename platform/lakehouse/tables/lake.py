@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pyarrow as pa
 
@@ -143,7 +143,7 @@ class Lake:
 
     def version_at(self, source: str, table: Table, moment: datetime) -> int | None:
         handle = self._existing(source, table)
-        return version_before(moment, handle.history(), handle.superseded(), handle.current)
+        return version_before(moment, handle.currents(), handle.history())
 
     def tags(self, source: str, table: Table) -> dict[str, int]:
         return dict(sorted(self._existing(source, table).tags().items()))
@@ -270,19 +270,17 @@ def _expirable(handle: TableHandle, keep: Keep) -> tuple[int, ...]:
     return handle.expirable({*newest_first[: keep.newest - 1], *young, *keep.needed})
 
 
-def version_before(
-    moment: datetime, history: Sequence[TableVersion], superseded: Mapping[int, datetime], current: int | None
-) -> int | None:
-    """See `LakeTables.version_at`. superseded: when each version but the current one was last current.
+def version_before(moment: datetime, currents: Sequence[tuple[int, datetime]], history: Sequence[TableVersion]) -> int | None:
+    """See `LakeTables.version_at`. currents: which version the table was at from when on; those that are gone are not in it.
 
-    Of those that were committed before the moment and current after it, the first to be left: later ones came back by a rollback.
-    A successor that is gone may have been there before the moment, so it must be known.
+    What came next tells whether one that is gone may have come between: a commit on top of this version tells that none did.
     """
-    alive = [v for v in history if v.committed_at < moment <= superseded.get(v.version, moment)]
-    if not alive:
+    earlier = [version for version, since in currents if since < moment]
+    parents = {version.version: version.parent for version in history}
+    if not earlier or earlier[-1] not in parents:
         return None
-    found = min(alive, key=lambda v: superseded.get(v.version, datetime.max.replace(tzinfo=UTC))).version
-    return found if found == current or any(v.parent == found for v in history) else None
+    following = currents[len(earlier)][0] if len(earlier) < len(currents) else None
+    return earlier[-1] if following is None or parents.get(following) == earlier[-1] else None
 
 
 def _stands_at(handle: TableHandle, marker: Marker) -> bool:

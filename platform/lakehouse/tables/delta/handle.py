@@ -175,6 +175,11 @@ class DeltaHandle:
             left[version] = following
         return left
 
+    def currents(self) -> Sequence[tuple[int, datetime]]:
+        list(self.log.fetched(self._readable))
+        told = ((version, self._committed_at(version)) for version in self._readable)
+        return [(version, at) for version, at in told if at is not None]
+
     def expirable(self, kept: Collection[int]) -> tuple[int, ...]:
         """A log can only be cut where it has a checkpoint: what is kept and its marker come after that."""
         first = min({self.current, *kept} & set(self._readable))

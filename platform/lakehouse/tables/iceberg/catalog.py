@@ -136,7 +136,11 @@ class LakeCatalog:
 
     def metadata(self, address: str) -> TableMetadata:
         """The metadata at an address; raises what UNREADABLE lists for a file that is gone, or is none."""
-        return FromInputFile.table_metadata(self._open()._load_file_io(location=address).new_input(address))
+        return FromInputFile.table_metadata(self.io(address).new_input(address))
+
+    def io(self, address: str) -> FileIO:
+        """What reads the files of a table, of which one is at an address."""
+        return self._open()._load_file_io(location=address)
 
     @contextmanager
     def session(self, tried: str) -> Iterator[Session]:

@@ -133,6 +133,9 @@ class IcebergHandle:
                 left[entry.snapshot_id] = following.timestamp_ms
         return {version: _time(at) for version, at in left.items() if version != self.current}
 
+    def currents(self) -> Sequence[tuple[int, datetime]]:
+        return [(entry.snapshot_id, _time(entry.timestamp_ms)) for entry in self.iceberg.metadata.snapshot_log]
+
     def expirable(self, kept: Collection[int]) -> tuple[int, ...]:
         metadata = self.iceberg.metadata
         held = {*kept, *(ref.snapshot_id for ref in metadata.refs.values())}

@@ -5,9 +5,11 @@ Everything else about a table, its versions and their names among it, is in the 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from pyiceberg.catalog.sql import IcebergNamespaceProperties, IcebergTables
+from pyiceberg.table.snapshots import Snapshot
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -88,14 +90,38 @@ class CatalogCopy:
         return None if marker is None else (snapshot.snapshot_id, marker)
 
     def newest(self, row: CatalogTable) -> CatalogTable | None:
-        """The row led to the newest metadata that the store has and that can be read; None when there is none.
+        """The row led to the newest metadata that the store has and that is whole; None when there is none.
 
-        A file found so may be of a commit that lost. It is a fold of the same log all the same, with its own marker.
+        That of a commit that lost is not whole: whoever lost has removed its files.
         """
-        folder = row.metadata.removeprefix(f"{self._store.url}/").rpartition("/")[0]
-        there = [self._store.url_of(info.path) for info in self._store.list(folder) if info.path.endswith(METADATA_SUFFIX)]
-        found = next((address for address in sorted(there, reverse=True) if self._catalog.loads(address)), None)
+        there = self._there(row)
+        addresses = (address for address in sorted(there, reverse=True) if address.endswith(METADATA_SUFFIX))
+        found = next((address for address in addresses if self._is_whole(address, there)), None)
         return None if found is None else replace(row, metadata=found, previous=None)
+
+    def is_whole(self, row: CatalogTable) -> bool:
+        """Whether the store has all that the current version of a row's metadata names."""
+        return row.kind == VIEW or self._is_whole(row.metadata, self._there(row))
+
+    def _there(self, row: CatalogTable) -> set[str]:
+        """The addresses of all objects of a table."""
+        folder = row.metadata.removeprefix(f"{self._store.url}/").rpartition("/metadata/")[0]
+        return {self._store.url_of(info.path) for info in self._store.list(folder)}
+
+    def _is_whole(self, address: str, there: Collection[str]) -> bool:
+        try:
+            snapshot = self._catalog.metadata(address).current_snapshot()
+            return snapshot is None or all(named in there for named in self._named(snapshot, address))
+        except UNREADABLE:
+            return False
+
+    def _named(self, snapshot: Snapshot, address: str) -> Iterator[str]:
+        """The addresses of what a version is made of; each is read only when those before it are there."""
+        io = self._catalog.io(address)
+        yield snapshot.manifest_list
+        for manifest in snapshot.manifests(io):
+            yield manifest.manifest_path
+            yield from (entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io, discard_deleted=True))
 
     def holds(self, rows: CatalogRows) -> bool:
         """Whether these rows are there already; False for a catalog without tables, WrongUse for one with others."""
@@ -138,8 +164,9 @@ class CatalogCopy:
                 f"restoring the catalog {self._name!r}",
                 value=f"{len(there)} tables: {', '.join(row.name for row in there[:10])}{', …' if there[10:] else ''}",
                 allowed="a catalog without tables, or with exactly those of the backup",
-                remedy="Name an empty one by LAKEHOUSE_CATALOG__NAME or LAKEHOUSE_CATALOG__URL. To take a table alone back to an "
-                "earlier version there is `lakehouse rollback`.",
+                remedy="Take a table alone back to an earlier version by `lakehouse rollback`. Only if this catalog is never "
+                "used again name an empty one by LAKEHOUSE_CATALOG__NAME: maintenance of one removes files that only the other "
+                "knows.",
             )
         return False
 
