@@ -20,11 +20,11 @@ from lakehouse.pipeline.backup_manifest import (
     BackupManifest,
     LakeReference,
     Part,
-    digest,
     encode_manifest,
     open_place,
 )
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.raw import sha256_of
 from lakehouse.raw.scratch import scratch_folder
 from lakehouse.rows.privacy import key_fingerprint
 from lakehouse.spec import Marker
@@ -89,4 +89,4 @@ def _told(marker: Marker | None) -> Mapping[str, None]:
 
 def _part(folder: Path, path: str, rows: int) -> Part:
     file = folder / path
-    return Part(path, rows, file.stat().st_size, digest(file))
+    return Part(path, rows, file.stat().st_size, sha256_of(file))

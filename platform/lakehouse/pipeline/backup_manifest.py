@@ -10,7 +10,6 @@ part. No secret is in it: of the privacy key there is a fingerprint.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,6 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lakehouse.errors import ConfigurationError, DamagedData, WrongUse
+from lakehouse.raw import seal_of, sha256_of
 from lakehouse.settings import StoreSettings
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.stores.opening import ALLOWED
@@ -96,7 +96,7 @@ def encode_manifest(manifest: BackupManifest) -> bytes:
     """The manifest as JSON, sealed."""
     document: dict[str, Any] = {"format": FORMAT, **asdict(manifest), "made_at": manifest.made_at.isoformat()}
     document = json.loads(json.dumps(document))
-    document["seal"] = _seal(document)
+    document["seal"] = seal_of(document)
     return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
 
 
@@ -107,7 +107,7 @@ def decode_manifest(data: bytes, name: str) -> BackupManifest:
         form, seal = document.pop("format"), document.pop("seal")
         if form != FORMAT:
             raise _damaged(name, f"format {form!r}", f"format {FORMAT}: restore it with the release that made it")
-        if seal != _seal({"format": form, **document}):
+        if seal != seal_of({"format": form, **document}):
             raise _damaged(name, "content that does not fit its seal", "the bytes that were written")
         return _READER.validate_python(document)
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
@@ -153,20 +153,10 @@ def fetch_parts(place: ObjectStore, manifest: BackupManifest, wanted: list[str],
             place.download(name, file)
         except FileNotFoundError:
             raise _damaged(place.url_of(name), "nothing", f"{part.bytes:,} bytes") from None
-        if (found := digest(file)) != part.sha256:
+        if (found := sha256_of(file)) != part.sha256:
             raise _damaged(place.url_of(name), f"SHA-256 {found}", f"SHA-256 {part.sha256}, as it was written")
         files[path] = file
     return files
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _seal(document: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _damaged(name: str, found: str, allowed: str) -> DamagedData:

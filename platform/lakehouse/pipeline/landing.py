@@ -161,9 +161,8 @@ class Landing:
             self.check_gone(previous.manifest.rows - rows, previous.manifest.rows)
 
     def keep_note(self, name: str, text: str) -> None:
-        """Keep a note beside the log, where the table is not swept by each run."""
-        if self.table.sweep_every:
-            self.log.keep_note(name, text.encode())
+        """Keep a note beside the log."""
+        self.log.keep_note(name, text.encode())
 
     def check_gone(self, gone: int, rows: int) -> None:
         """Refuse that so many of the table's rows are gone from the source, where that is more than it allows: DeletesRefused."""

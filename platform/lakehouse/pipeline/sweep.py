@@ -77,7 +77,7 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, *
     schema = pa.schema([landing.schema.field(name) for name in landing.table.key])
     gone, fresh, keys = _missing_keys(landing, snapshot, base, schema)
     if not gone.num_rows:
-        landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
+        _note_swept(landing, snapshot)
         return
     landing.check_gone(fresh, keys)
     written = landing.write(gone.to_batches(), schema)
@@ -86,7 +86,12 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, *
         landing.note("the key sweep was left to the next run: another run landed rows of this table meanwhile")
         return
     landing.note(f"the key sweep found {gone.num_rows:,} deleted rows")
-    landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
+    _note_swept(landing, snapshot)
+
+
+def _note_swept(landing: Landing, snapshot: SourceSnapshot) -> None:
+    if landing.table.sweep_every:
+        landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
 
 
 def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> tuple[pa.Table, int, int]:

@@ -3,10 +3,10 @@
 from lakehouse.raw.current import CurrentRows
 from lakehouse.raw.kept import KeptManifests
 from lakehouse.raw.log import RawLog
-from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, fingerprint, schema_of
+from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, fingerprint, schema_of, seal_of
 from lakehouse.raw.renaming import as_stored, under_todays_names
 from lakehouse.raw.windows import standing
-from lakehouse.raw.writer import Written
+from lakehouse.raw.writer import Written, sha256_of
 
 __all__ = [
     "CurrentRows",
@@ -19,6 +19,8 @@ __all__ = [
     "fields_of",
     "fingerprint",
     "schema_of",
+    "seal_of",
+    "sha256_of",
     "standing",
     "under_todays_names",
 ]

@@ -61,7 +61,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "created_at": _time(manifest.created_at),
         "run_id": manifest.run_id,
     }
-    document["seal"] = _seal(document)
+    document["seal"] = seal_of(document)
     return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
 
 
@@ -72,7 +72,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         if document["format"] != FORMAT:
             raise _damaged(name, f"format {document['format']!r}", f"format {FORMAT}")
         seal = document.pop("seal")
-        if seal != _seal(document):
+        if seal != seal_of(document):
             raise _damaged(name, "content that does not fit its seal", "the bytes that were written")
         return _manifest(document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -139,7 +139,8 @@ def _read_time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _seal(document: dict[str, Any]) -> str:
+def seal_of(document: dict[str, Any]) -> str:
+    """What tells a whole document from a damaged one: SHA-256 of it, keys sorted, no spaces, in hex."""
     plain = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(plain.encode()).hexdigest()
 
