@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pyiceberg.table.snapshots import Operation
 
 from lakehouse.errors import ConfigurationError
 from lakehouse.settings import StoreSettings
 from lakehouse.spec import Table
-from lakehouse.spec.partitioning import bucket
+from lakehouse.spec.partitioning import bucket, days
+from lakehouse.tables.iceberg.commit import _OneSnapshot
 from tests.lakes import Lake, iceberg_lake_fixture, make_lake  # noqa: F401
-from tests.rawlogs import SOURCE, day
+from tests.rawlogs import SOURCE, day, day_window
 
 USERS = Table("users", "upsert", ("id",), cursor="at", event_time="at", partition=bucket("id", 3), description="Who calls.")
+LOGS = Table("api_logs", "append", ("id",), event_time="at", partition=days("at"))
 FIELDS = {"id": "int64", "at": "timestamp", "tags": "list<string>", "extra": "json"}
 
 
@@ -82,3 +87,36 @@ def test_a_commit_without_a_marker_by_another_tool_is_told_not_built_upon(iceber
     lake.tables.rollback(SOURCE, USERS, version)
     lake.apply(log)
     lake.check(log, [{"id": 1, "at": day(1)}, {"id": 2, "at": day(1)}])
+
+
+def test_a_manifest_is_judged_by_its_own_days_when_another_thread_judges_one_in_between(iceberg_lake: Lake) -> None:
+    """pyiceberg's evaluator notes the manifest at hand in itself, and a commit asks it from several threads at once."""
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    from lakehouse.tables.iceberg.catalog import file_io_properties
+
+    lake = iceberg_lake
+    log = lake.log(LOGS, FIELDS, ("id", "at"))
+    for number in (1, 2, 3):
+        log.write("replace", [{"id": number, "at": day(number), "tags": [], "extra": None}], window=day_window(number))
+        lake.apply(log)
+    url = lake.settings.catalog.url.get_secret_value().replace("postgresql://", "postgresql+psycopg2://")
+    handle = SqlCatalog("lakehouse", uri=url, **file_io_properties(lake.settings.store)).load_table((SOURCE, "api_logs"))
+    producer = _OneSnapshot(operation=Operation.OVERWRITE, transaction=handle.transaction(), io=handle.io)
+    for task in handle.scan().plan_files():
+        if "at_day=2026-01-03" not in task.file.file_path:
+            producer.delete_data_file(task.file)
+    producer._build_delete_files_partition_predicate()
+    judge = producer._build_manifest_evaluator(handle.spec().spec_id)
+    snapshot = handle.current_snapshot()
+    assert snapshot is not None
+    kept, *removed = snapshot.manifests(handle.io)
+    assert [judge(manifest) for manifest in (kept, *removed)] == [False, True, True]
+
+    class OvertakenFields(list[Any]):
+        def __getitem__(self, at: Any) -> Any:
+            assert judge(kept) is False
+            return super().__getitem__(at)
+
+    overtaken: list[Any] = [SimpleNamespace(partitions=OvertakenFields(manifest.partitions or ())) for manifest in removed]
+    assert [judge(manifest) for manifest in overtaken] == [True, True]

@@ -6,12 +6,14 @@ up to four times. So the snapshot is produced here, from the handle that the wat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Literal
 
 import pyarrow.parquet as pq
 from pydantic import Field
 from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError, ValidationException
+from pyiceberg.expressions.visitors import _ManifestEvalVisitor
 from pyiceberg.io.pyarrow import (
     compute_statistics_plan,
     data_file_statistics_from_parquet_metadata,
@@ -75,6 +77,12 @@ def _files_before(metadata: TableMetadata) -> tuple[str, ...]:
 
 class _OneSnapshot(_OverwriteFiles):
     """Replace data files by others; manifests without live files are left behind, small ones merged."""
+
+    def _build_manifest_evaluator(self, spec_id: int) -> Callable[[ManifestFile], bool]:
+        """An evaluator a manifest: pyiceberg's keeps the manifest at hand in itself, and asks it from several threads."""
+        bound = super()._build_manifest_evaluator(spec_id)
+        evaluator: _ManifestEvalVisitor = bound.__self__  # type: ignore[attr-defined]  # the method of one
+        return lambda manifest: copy(evaluator).eval(manifest)
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         live = [manifest for manifest in manifests if _is_live(manifest) or manifest.added_snapshot_id == self.snapshot_id]
