@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+import bson
 import psycopg
 import pyarrow as pa
 import pymongo
 import pytest
 
-from lakehouse.errors import ConfigurationError, LakehouseError, SourceMismatch, SourceUnavailable
+from lakehouse.errors import ConfigurationError, LakehouseError, SourceMismatch, SourceUnavailable, ValueRefused
 from lakehouse.sources import SourceReader, SourceSnapshot, open_source
+from lakehouse.sources.reader import RefusedRows
 from lakehouse.spec import Column, Source, Table, Window, days
 
 Row = dict[str, Any]
@@ -396,3 +399,56 @@ class CutConnection:
                 with suppress(OSError):
                     open_socket.shutdown(socket.SHUT_RDWR)
                 open_socket.close()
+
+
+def bad_rows(origin: Origin, numbers: Sequence[int]) -> None:
+    """Rows whose amount is a half, in a column that is declared as an integer."""
+    if isinstance(origin, PostgresOrigin):
+        with psycopg.connect(origin.url, autocommit=True) as connection:
+            connection.execute("alter table events alter amount type numeric")
+    origin.insert([event(number, amount=number + 0.5) for number in numbers])
+
+
+def test_rows_with_a_refused_value_are_given_as_they_came_and_the_read_goes_on(origin: Origin, reader: SourceReader) -> None:
+    origin.insert([event(number) for number in range(40)])
+    bad_rows(origin, [50, 51])
+    refused: list[RefusedRows] = []
+    with reader.snapshot() as snapshot:
+        with pytest.raises(ValueRefused):
+            read(snapshot)
+        assert rows_of(snapshot.read(EVENTS, None, refused.append)) == [event(number) for number in range(40)]
+        window = Window(T0 + 39 * HOUR, T0 + 51 * HOUR)
+        assert rows_of(snapshot.read(EVENTS, window, lambda rows: None)) == [event(39)]
+    known = [row for rows in refused for row in rows.known.to_pylist()]
+    assert sorted(known, key=str) == [{"id": f"e{n:05}", "created_at": T0 + n * HOUR} for n in (50, 51)]
+    assert {column for rows in refused for column in rows.columns} == {"amount"}
+    assert all("int64 holds exactly" in reason for rows in refused for reason in rows.reasons)
+    if origin.kind == "postgres":
+        originals = [row for rows in refused for row in rows.originals.to_pylist()]
+        assert sorted(row["amount"] for row in originals) == ["50.5", "51.5"]
+    else:
+        documents = [bson.decode(data) for rows in refused for data in rows.originals.column(0).to_pylist()]
+        assert sorted(document["amount"] for document in documents) == [50.5, 51.5]
+
+
+def test_refused_rows_are_read_again_as_the_table_is_declared_today(origin: Origin, reader: SourceReader) -> None:
+    bad_rows(origin, range(5))
+    refused: list[RefusedRows] = []
+    with reader.snapshot() as snapshot:
+        assert rows_of(snapshot.read(EVENTS, None, refused.append)) == []
+    originals = [original for rows in refused for original in originals_of(rows)]
+    today = replace(
+        EVENTS, columns=tuple(Column("amount", "string", mixed="widen") if c.name == "amount" else c for c in COLUMNS)
+    )
+    with closing(reader_of(origin, today)) as other, other.snapshot() as snapshot:
+        still: list[RefusedRows] = []
+        rows = rows_of(snapshot.again(EVENTS, refused[0].form, originals, still.append))
+        assert (rows, sum(found.known.num_rows for found in still)) == ([], 5)
+        rows = rows_of(snapshot.again(today, refused[0].form, originals, still.append))
+    assert rows == [event(number, amount=str(number + 0.5)) for number in range(5)]
+
+
+def originals_of(rows: RefusedRows) -> list[bytes]:
+    if rows.form == "bson":
+        return [bytes(data) for data in rows.originals.column(0).to_pylist()]
+    return [json.dumps(row).encode() for row in rows.originals.to_pylist()]

@@ -88,18 +88,18 @@ class Ranges:
         self._read = scan.SnapshotScanner._read
         ranges = self
 
-        def read(scanner: scan.SnapshotScanner, what: scan.Scan, condition: str) -> Iterator[pa.RecordBatch]:
-            yield from ranges._hooked(scanner, what, condition)
+        def read(scanner: scan.SnapshotScanner, what: scan.Scan, condition: str, dropped: Any) -> Iterator[pa.RecordBatch]:
+            yield from ranges._hooked(scanner, what, condition, dropped)
 
         monkeypatch.setattr(scan.SnapshotScanner, "_read", read)
 
-    def _hooked(self, scanner: scan.SnapshotScanner, what: scan.Scan, condition: str) -> Iterator[pa.RecordBatch]:
+    def _hooked(self, scanner: scan.SnapshotScanner, what: scan.Scan, condition: str, dropped: Any) -> Iterator[pa.RecordBatch]:
         with self._lock:
             self.began += 1
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
         try:
-            with closing(self._read(scanner, what, condition)) as batches:
+            with closing(self._read(scanner, what, condition, dropped)) as batches:
                 yield from batches
         finally:
             with self._lock:

@@ -50,9 +50,9 @@ def conditions_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     read = scan.SnapshotScanner._read
 
-    def remembered(scanner: scan.SnapshotScanner, what: scan.Scan, condition: str) -> Iterator[pa.RecordBatch]:
+    def remembered(scanner: scan.SnapshotScanner, what: scan.Scan, condition: str, dropped: Any) -> Iterator[pa.RecordBatch]:
         seen.append(condition)
-        return read(scanner, what, condition)
+        return read(scanner, what, condition, dropped)
 
     monkeypatch.setattr(scan.SnapshotScanner, "_read", remembered)
     return seen

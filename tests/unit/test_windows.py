@@ -92,7 +92,7 @@ def test_the_next_window_begins_a_lookback_before_the_last_one_ended() -> None:
     plan = upsert_plan(USERS, [last], (moment(1), moment(8)), position(moment(6)), full=False)
     assert plan.overlap == Window(moment(3, 23), moment(4))
     assert plan.fresh == Window(moment(4), moment(6))
-    assert plan.tail == (3, "ab")
+    assert plan.tail == (3, "ab", "")
     assert plan.next_overlap == Window(moment(5, 23), moment(6))
 
 

@@ -178,6 +178,8 @@ def _print_tables(found: list[TableStatus]) -> None:
     for status in found:
         for words in filter(None, (status.problem, *status.behind, *status.damaged)):
             say(f"{status.table}: {words}")
+        if status.quarantined:
+            say(f"{status.table}: {status.quarantined:,} rows in quarantine: `lakehouse quarantine list {status.table}`")
 
 
 def _plain(value: Any) -> Any:

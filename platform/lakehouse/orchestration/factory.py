@@ -25,11 +25,16 @@ from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import Extracted, extract_source, summary
 from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.quarantine import quarantine_share
 from lakehouse.spec import Source, Table
 
 Materialized = dg.MaterializeResult[Any]
 Results = Iterator[Materialized | dg.AssetCheckResult]
 EXPECTED = "expected"
+QUARANTINE = "quarantine"
+NAMED = 5
+"""So many rows of a quarantine are named, by their keys: a key is never personal."""
+
 ONE_RUN = dg.BackfillPolicy.single_run()
 
 
@@ -77,6 +82,15 @@ def _raw_assets(deployment: Deployment, source: Source) -> dg.AssetsDefinition:
         for table in source.tables
         if table.expect
     ]
+    checks += [
+        dg.AssetCheckSpec(
+            QUARANTINE,
+            asset=raw_key(source, table),
+            description=f"At most {table.refused_at_most:.4g} of the rows are in the table's quarantine.",
+        )
+        for table in source.tables
+        if table.keeps_refused
+    ]
 
     @dg.multi_asset(
         name=f"{source.name}__extract",
@@ -100,6 +114,8 @@ def _raw_assets(deployment: Deployment, source: Source) -> dg.AssetsDefinition:
         )
         for table, result in zip(tables, results, strict=True):
             yield from _landed(context, source, table, result)
+            if table.keeps_refused:
+                yield _quarantined(deployment, source, table, result)
         if results and all(result.error is not None for result in results):
             raise dg.Failure(f"No table of {source.name} could be read.", metadata={"errors": _errors(results)})
 
@@ -138,6 +154,23 @@ def _expected(key: dg.AssetKey, result: Extracted) -> dg.AssetCheckResult:
             str(unmet.expected): f"not so in {unmet.rows:,} rows, the first: {'; '.join(unmet.named)}" for unmet in result.unmet
         }
         | ({"error": str(result.error)} if result.error else {}),
+    )
+
+
+def _quarantined(deployment: Deployment, source: Source, table: Table, result: Extracted) -> dg.AssetCheckResult:
+    """Whether no more rows are in quarantine than the table allows; where it could not be read, `extracted` is the error."""
+    found = quarantine_share(deployment, source, table)
+    return dg.AssetCheckResult(
+        asset_key=raw_key(source, table),
+        check_name=QUARANTINE,
+        passed=found.share <= table.refused_at_most,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "rows in quarantine": len(found.rows),
+            "share": found.share,
+            "refused in this run": result.refused,
+            **{f"row {row.key or row.row_id}": f"{row.column}: {row.reason}" for row in found.rows[:NAMED]},
+        },
     )
 
 

@@ -54,6 +54,8 @@ def extracted_metadata(result: Extracted) -> Metadata:
         metadata["bound"] = result.position.bound.isoformat()
         metadata["bound is exact"] = result.position.exact
         metadata["source position"] = dg.MetadataValue.json(dict(result.position.detail))
+    if result.quarantined:
+        metadata["in quarantine"] = result.quarantined
     if result.days:
         metadata["days read"] = f"{result.days[0]} to {result.days[-1]} ({len(result.days)})"
     if result.sample is not None:

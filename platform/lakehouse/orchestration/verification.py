@@ -10,6 +10,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify import CopyReport, TableReport, verify_source_tables
 from lakehouse.pipeline.verify_results import keep_results
 from lakehouse.spec import Source
+from lakehouse.spec.quarantine import quarantine_of
 
 
 def source_checks(deployment: Deployment, source: Source) -> dg.AssetChecksDefinition:
@@ -29,14 +30,17 @@ def source_checks(deployment: Deployment, source: Source) -> dg.AssetChecksDefin
         deep = is_set(context, DEEP)
         reports = verify_source_tables(deployment, source, tables, on_event=context.log.info, deep=deep)
         keep_results(deployment, reports, run=context.run.run_id, on_event=context.log.warning)
-        for table, report in zip(tables, reports, strict=True):
+        by_name = {report.table: report for report in reports}
+        for table in tables:
+            report, beside = (by_name.get(f"{source.name}.{name}") for name in (table.name, quarantine_of(table).name))
+            assert report is not None
             key = verified_key(source, table)
             yield dg.AssetCheckResult(
                 asset_key=key.asset_key,
                 check_name=key.name,
-                passed=report.equal,
+                passed=report.equal and (beside is None or beside.equal),
                 severity=dg.AssetCheckSeverity.ERROR,
-                metadata=_metadata(report),
+                metadata=_metadata(report) | ({"quarantine": _metadata(beside)["copies"]} if beside else {}),
             )
 
     return verify

@@ -5,14 +5,18 @@ from __future__ import annotations
 from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
+from lakehouse.spec.quarantine import quarantine_of
 from lakehouse.tables.engine import Applied
 
 
 def apply_table(deployment: Deployment, source: Source, table: Table) -> Applied | None:
     """Fold the entries after the table's watermark into it; None for a table without entries.
 
-    Raises CommitConflict only after losing `ATTEMPTS` commits in a row; the table is then as the winners left it.
+    Its quarantine catches up as well. Raises CommitConflict only after losing `ATTEMPTS` commits in a row; the table is then as
+    the winners left it.
     """
+    if table.keeps_refused:
+        until_won(lambda: _apply(deployment, source, quarantine_of(table)))
     return until_won(lambda: _apply(deployment, source, table))
 
 

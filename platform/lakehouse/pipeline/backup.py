@@ -23,7 +23,7 @@ from lakehouse.pipeline.backup_manifest import (
     encode_manifest,
     open_place,
 )
-from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.deployment import Deployment, with_quarantines
 from lakehouse.raw import sha256_of
 from lakehouse.raw.scratch import scratch_folder
 from lakehouse.rows.privacy import key_fingerprint
@@ -74,7 +74,7 @@ def _lake(deployment: Deployment) -> tuple[CatalogRows, tuple[LakeReference, ...
         for row in rows.tables:
             at = catalog.marker(row)
             found.append(LakeReference(row.name, "iceberg", row.metadata, at[0] if at else None, **_told(at[1] if at else None)))
-    for source, table in deployment.select():
+    for source, table in with_quarantines(deployment.select()):
         state = deployment.lake.state(source.name, table) if table.format == "delta" else None
         if state is not None:
             folder = deployment.lake.root(source.name, table)

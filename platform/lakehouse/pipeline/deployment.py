@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from lakehouse.errors import WrongUse
@@ -12,6 +12,7 @@ from lakehouse.settings import Settings
 from lakehouse.sources import Patience, open_source
 from lakehouse.sources.reader import SourceReader
 from lakehouse.spec import Source, Table
+from lakehouse.spec.quarantine import quarantine_of
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import open_tables
 from lakehouse.tables.engine import LakeTables
@@ -65,13 +66,18 @@ class Deployment:
         )
 
     def select(self, names: Sequence[str] = ()) -> list[tuple[Source, Table]]:
-        """The declared tables named `source` or `source.table`; all of them for no names. WrongUse names what is not there."""
+        """The declared tables named `source` or `source.table`; all of them for no names. WrongUse names what is not there.
+
+        A quarantine is chosen by its own name alone.
+        """
         everything = list(self._tables())
         if not names:
             return everything
+        kept = [pair for pair in with_quarantines(everything) if pair not in everything]
         chosen: list[tuple[Source, Table]] = []
         for name in names:
             found = [(s, t) for s, t in everything if name in (s.name, f"{s.name}.{t.name}")]
+            found += [(s, t) for s, t in kept if name == f"{s.name}.{t.name}"]
             if not found:
                 raise WrongUse(
                     f"looking for table {name!r}",
@@ -86,6 +92,14 @@ class Deployment:
         for source in self.sources:
             for table in source.tables:
                 yield source, table
+
+
+def with_quarantines(chosen: Iterable[tuple[Source, Table]]) -> Iterator[tuple[Source, Table]]:
+    """Tables, each followed by its quarantine where it has one."""
+    for source, table in chosen:
+        yield source, table
+        if table.keeps_refused:
+            yield source, quarantine_of(table)
 
 
 def open_deployment(settings: Settings) -> Deployment:

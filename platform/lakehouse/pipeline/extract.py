@@ -18,8 +18,18 @@ from lakehouse.errors import LakehouseError, TerminalError
 from lakehouse.pipeline.column_types import landed_types, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing, Looking, SomethingNew
+from lakehouse.pipeline.quarantine import open_rows
 from lakehouse.pipeline.sweep import SweepBase, sweep_base, sweep_deleted
-from lakehouse.pipeline.windows import DayRange, columns_of, due_days, extent_detail, is_closed, last_extent, upsert_plan
+from lakehouse.pipeline.windows import (
+    DayRange,
+    columns_of,
+    due_days,
+    extent_detail,
+    is_closed,
+    last_extent,
+    tail_detail,
+    upsert_plan,
+)
 from lakehouse.rows.expected import Unmet, check_expectations
 from lakehouse.rows.privacy import check_privacy
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
@@ -36,7 +46,8 @@ class Extracted:
 
     entries: the batches it claimed. days: the days of the event time that it read (mode `append`). sequence: the head of the log
     afterwards. unchanged: windows that held what was landed before. sample: at most five landed rows. error: why it stopped;
-    entries claimed before the error stand. unmet: expectations that landed rows do not meet.
+    entries claimed before the error stand. unmet: expectations that landed rows do not meet. refused: rows of the windows that
+    were read which went to the quarantine, or were there; quarantined: rows that are there now and that nobody has discarded.
     """
 
     source: str
@@ -50,6 +61,8 @@ class Extracted:
     notes: tuple[str, ...] = ()
     error: LakehouseError | None = None
     unmet: tuple[Unmet, ...] = ()
+    refused: int = 0
+    quarantined: int = 0
 
     @property
     def rows(self) -> int:
@@ -160,9 +173,10 @@ def summary(result: Extracted) -> str:
     name = f"{result.source}.{result.table}"
     if result.error is not None:
         return f"{name}: {result.error}"
+    kept = f"; {result.quarantined:,} rows are in its quarantine" if result.quarantined else ""
     if not result.entries:
-        return f"{name}: nothing new (sequence {result.sequence})"
-    return f"{name}: {result.rows:,} rows in {len(result.entries)} batches (sequence {result.sequence})"
+        return f"{name}: nothing new (sequence {result.sequence}){kept}"
+    return f"{name}: {result.rows:,} rows in {len(result.entries)} batches (sequence {result.sequence}){kept}"
 
 
 def refusal(deployment: Deployment, reader: SourceReader, table: Table) -> LakehouseError | None:
@@ -193,6 +207,7 @@ def _extract_table(
         check_expectations(landing.source.name, landing.table, landing.schema)
         refuse_changed_types(landing.source.name, landing.table, landing.entries, landing.schema)
         _note_new_columns(landing)
+        landing.finish()
         if landing.table.mode == "append":
             read = _extract_days(landing, snapshot, days, full)
         elif landing.table.mode == "upsert":
@@ -215,6 +230,8 @@ def _extract_table(
         notes=tuple(landing.notes),
         error=error,
         unmet=landing.unmet,
+        refused=landing.refused,
+        quarantined=0 if landing.quarantine is None or error else len(open_rows(landing.quarantine.rows().values())),
     )
 
 
@@ -238,7 +255,7 @@ def _extract_days(landing: Landing, snapshot: SourceSnapshot, days: DayRange | N
         assert window.high is not None
         visible = Window(window.low, min(window.high, max(snapshot.position.bound, window.low or window.high)))
         landing.land(
-            lambda visible=visible: snapshot.read(landing.table, visible),  # type: ignore[misc]
+            lambda refuse, visible=visible: snapshot.read(landing.table, visible, refuse),  # type: ignore[misc]
             kind="replace",
             window=window,
             closed=is_closed(landing.table, day, extent, snapshot.position),
@@ -259,28 +276,28 @@ def _extract_changes(landing: Landing, snapshot: SourceSnapshot, full: bool) -> 
     if plan.fresh is not None:
         landing.expect_rows()
     if plan.overlap is not None:
-        overlap = landing.window_checksum(lambda: snapshot.read(landing.table, plan.overlap))
-        if plan.tail is not None and (overlap.rows, overlap.hex) == plan.tail:
+        overlap, refused = landing.window_checksum(lambda refuse: snapshot.read(landing.table, plan.overlap, refuse))
+        if plan.tail is not None and (overlap.rows, overlap.hex, refused) == plan.tail:
             if plan.fresh is None:
                 landing.unchanged += 1
                 return
             window = plan.fresh
         else:
             window = plan.whole
-    elif full and landing.is_in_lake(snapshot.read(landing.table, plan.whole)):
+    elif full and landing.is_in_lake(lambda refuse: snapshot.read(landing.table, plan.whole, refuse)):
         landing.unchanged += 1
         return
     else:
         window = plan.whole
-    tail = landing.window_checksum(lambda: snapshot.read(landing.table, plan.next_overlap))
+    tail, refused = landing.window_checksum(lambda refuse: snapshot.read(landing.table, plan.next_overlap, refuse))
     landing.land(
-        lambda: snapshot.read(landing.table, window),
+        lambda refuse: snapshot.read(landing.table, window, refuse),
         kind="upsert",
         window=plan.whole,
         closed=False,
-        detail={"tail_rows": str(tail.rows), "tail_checksum": tail.hex, **extent_detail(extent)},
+        detail={**tail_detail(tail, refused), **extent_detail(extent)},
     )
 
 
 def _extract_whole(landing: Landing, snapshot: SourceSnapshot) -> None:
-    landing.land(lambda: snapshot.read(landing.table), kind="snapshot", window=None, closed=False)
+    landing.land(lambda refuse: snapshot.read(landing.table, None, refuse), kind="snapshot", window=None, closed=False)

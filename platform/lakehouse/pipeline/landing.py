@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import TypeVar
@@ -19,17 +21,21 @@ from lakehouse.errors import (
     SourceUnavailable,
 )
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.gate import Gate, Read, seen_among
+from lakehouse.pipeline.quarantine import TAKEN_UP, Quarantine
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
-from lakehouse.rows.expected import Unmet, Watch, together
-from lakehouse.rows.privacy import protected
+from lakehouse.rows.expected import Unmet, together
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RowChecksum, Source, Table, Window
+from lakehouse.spec.quarantine import QuarantinedRow
 
-Read = Callable[[], Iterator[pa.RecordBatch]]
 T = TypeVar("T")
 
 READINGS = 3
 """Readings of one window, the first included, when the source goes away in the middle."""
+
+REFUSED = "refused"
+"""In the detail of the position of a `delete` batch: of which refused rows the keys are in it."""
 
 FEW_BYTES = 16 * 2**20
 """Rows that take no more memory than this are kept between their checksum and their landing, and not read twice."""
@@ -69,42 +75,63 @@ class Landing:
         self._accept_deletes = accept_deletes
         self._key = deployment.settings.privacy_key.get_secret_value()
         self._deployment = deployment
+        self.quarantine = Quarantine(deployment, source, table) if table.keeps_refused else None
+        self.refused = 0
 
     @property
     def head(self) -> int:
         """The last sequence that this landing knows of."""
         return self.entries[-1].sequence if self.entries else 0
 
+    def position_with(self, detail: Mapping[str, str]) -> Position:
+        """Where the source stood, with more details."""
+        return replace(self._position, detail={**self._position.detail, **detail})
+
     def note(self, text: str) -> None:
         """Say something in the result's notes."""
         self.notes.append(text)
 
-    def checksum(self, batches: Iterable[pa.RecordBatch]) -> RowChecksum:
-        """Rows and checksum of source rows as they would land."""
-        return checksum_of(protected(batches, self.table, self._key), self.schema)
+    def gate(self) -> Gate:
+        """What the rows of one reading go through."""
+        return Gate(self.table, self._key, self._position, self._run_id)
 
-    def is_in_lake(self, batches: Iterable[pa.RecordBatch]) -> bool:
-        """Whether the lake's table is up to date with the log, and holds just these source rows."""
+    def is_in_lake(self, read: Read) -> bool:
+        """Whether the lake's table is up to date with the log and holds just these source rows, and the quarantine the others."""
         state = self._deployment.lake.state(self.source.name, self.table)
         if state is None or state.current.marker.sequence != self.head:
             return False
-        found, marker = self.checksum(batches), state.current.marker
-        return (found.rows, found.hex) == (marker.rows, marker.checksum)
+        gate, marker = self.gate(), state.current.marker
+        found = checksum_of(gate.rows(read), self.schema)
+        if (found.rows, found.hex) != (marker.rows, marker.checksum):
+            return False
+        if self.quarantine is None:
+            return True
+        return not self.quarantine.news(gate.refused.values()) and gate.refused.keys() == self.quarantine.rows().keys()
 
-    def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, Watch, Sequence[pa.RecordBatch] | None]:
+    def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, Gate, Sequence[pa.RecordBatch] | None]:
         """Rows and checksum of a window as it would land, what was seen of its rows, and these themselves where they are few."""
-        watch = Watch(self.table)
-        few = _Few(protected(watch.passing(read()), self.table, self._key))
-        return checksum_of(few, self.schema), watch, few.rows
+        gate = self.gate()
+        few = _Few(gate.rows(read))
+        return checksum_of(few, self.schema), gate, few.rows
 
-    def _write(self, read: Read, folder: str) -> tuple[Written, Watch]:
-        watch = Watch(self.table)
-        rows = protected(watch.passing(read()), self.table, self._key)
-        return self.write(rows, self.schema, folder=folder), watch
+    def _write(self, read: Read, folder: str, seen: set[str] | None) -> tuple[Written, Gate]:
+        """seen: is given the rows of the quarantine whose keys are among those that are written."""
+        gate = self.gate()
+        rows = gate.rows(read)
+        if seen is not None and self.quarantine is not None:
+            seen.clear()
+            rows = seen_among(rows, self.quarantine.rows(), seen, self.table)
+        return self.write(rows, self.schema, folder=folder), gate
 
-    def window_checksum(self, read: Read) -> RowChecksum:
-        """Rows and checksum of a window as it would land, read again when the source goes away in the middle."""
-        return self._whole(lambda: self.checksum(read()))
+    def window_checksum(self, read: Read) -> tuple[RowChecksum, str]:
+        """Rows and checksum of a window as it would land, and the digest of the rows that are refused; read again when the source
+        goes away in the middle."""
+
+        def read_once() -> tuple[RowChecksum, str]:
+            gate = self.gate()
+            return checksum_of(gate.rows(read), self.schema), gate.digest
+
+        return self._whole(read_once)
 
     def land(
         self,
@@ -121,33 +148,89 @@ class Landing:
         When only `closed` changed, an entry that refers to the files already there is claimed, so that the window is not read
         again. A failure leaves at most files that no entry refers to.
         """
-        position = replace(self._position, detail={**self._position.detail, **(detail or {})})
-        previous = self._previous(kind, window)
+        position = self.position_with(detail or {})
+        previous = self.previous(kind, window)
         rows: Sequence[pa.RecordBatch] | None = None
         if previous is not None and kind != "upsert" and self._same_schema(previous):
-            found, watch, rows = self._whole(lambda: self._checksum_and_rows(read))
+            found, gate, rows = self._whole(lambda: self._checksum_and_rows(read))
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
+                taken_up = self._keep_refused(gate, kind, window, set())
+                self.take_up(taken_up)
                 if closed and not previous.manifest.closed:
                     self._claim(self._again(previous.manifest, position))
                 return
-            self._refuse(watch, window, kind, previous, found.rows)
+            self._refuse(gate, window, kind, previous, found.rows)
+        seen = set[str]()
         if rows is None:
-            written, watch = self._whole(lambda: self._write(read, folder))
+            written, gate = self._whole(lambda: self._write(read, folder, seen if kind == "upsert" else None))
         else:
             written = self.write(rows, self.schema, folder=folder)
+        if written.rows or kind != "upsert":
+            self._refuse(gate, window, kind, previous, written.rows)
+        taken_up = self._keep_refused(gate, kind, window, seen)
+        if kind == "upsert":
+            self._delete_refused(gate)
         if kind == "upsert" and not written.rows:
             self.unchanged += 1
             return
-        self._refuse(watch, window, kind, previous, written.rows)
+        if taken_up:
+            position = replace(position, detail={**position.detail, TAKEN_UP: ",".join(sorted(taken_up))})
         if self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position):
-            self.unmet = together((*self.unmet, *watch.unmet))
+            self.unmet = together((*self.unmet, *gate.unmet))
+            self.take_up(taken_up)
         if self.sample is None or written.rows:
             self.sample = written.sample
 
-    def _refuse(self, watch: Watch, window: Window | None, kind: BatchKind, previous: LogEntry | None, rows: int) -> None:
+    def finish(self) -> None:
+        """Take out of the quarantine what an earlier batch has taken up, whose landing died before it could."""
+        if self.quarantine is not None and self.quarantine.rows():
+            self.take_up(self.quarantine.unfinished(self.entries))
+
+    def _keep_refused(self, gate: Gate, kind: BatchKind, window: Window | None, seen: Collection[str]) -> Collection[str]:
+        """Put what was refused into the quarantine; the rows of it, by id, that the table takes now, or that are gone.
+
+        seen: those whose keys were seen among the rows that pass.
+        """
+        if self.quarantine is None:
+            return ()
+        self.refused += len(gate.refused)
+        if not gate.refused and not self.quarantine.rows():
+            return ()
+        self.keep(list(gate.refused.values()))
+        there = self.quarantine.rows()
+        if kind == "upsert":
+            return [one for one in seen if one in there and one not in gate.refused]
+        return [one for one, row in there.items() if one not in gate.refused and (kind == "snapshot" or _is_in(row, window))]
+
+    def keep(self, refused: Collection[QuarantinedRow]) -> None:
+        """Put rows into the quarantine."""
+        assert self.quarantine is not None
+        self.quarantine.keep(refused, self._position, self._run_id)
+
+    def take_up(self, ids: Collection[str]) -> None:
+        """Take rows out of the quarantine."""
+        if self.quarantine is not None and ids:
+            self.quarantine.remove(ids, self._position, self._run_id)
+
+    def _delete_refused(self, gate: Gate) -> None:
+        """Delete what the table has under the keys of refused rows: it is not what the source has any more."""
+        if self.quarantine is None or not gate.keys:
+            return
+        there = self.quarantine.rows()
+        state = sorted((one, there[one].seen_at.isoformat()) for one in gate.refused if one in there)
+        said = hashlib.sha256(json.dumps([gate.digest, state]).encode()).hexdigest()[:32]
+        if any(entry.manifest.position.detail.get(REFUSED) == said for entry in self.entries):
+            return
+        schema = pa.schema([self.schema.field(name) for name in self.table.key])
+        keys = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in gate.keys]
+        position = self.position_with({REFUSED: said})
+        written = self.write(keys, schema)
+        self.land_written(written, kind="delete", window=None, closed=False, schema=schema, position=position)
+
+    def _refuse(self, gate: Gate, window: Window | None, kind: BatchKind, previous: LogEntry | None, rows: int) -> None:
         """Refuse rows that are not what the table expects (ExpectationFailed), or that are too few (DeletesRefused)."""
-        refused = [unmet for unmet in watch.unmet if unmet.expected.otherwise == "stop"]
+        refused = [unmet for unmet in gate.unmet if unmet.expected.otherwise == "stop"]
         if refused:
             at = "" if window is None or window.low is None else f", from {window.low:%Y-%m-%d %H:%M} UTC on"
             raise ExpectationFailed(
@@ -158,7 +241,7 @@ class Landing:
                 "Their batch was not landed.",
             )
         if kind == "snapshot" and previous is not None:
-            self.check_gone(previous.manifest.rows - rows, previous.manifest.rows)
+            self.check_gone(previous.manifest.rows - rows - len(gate.refused), previous.manifest.rows)
 
     def keep_note(self, name: str, text: str) -> None:
         """Keep a note beside the log."""
@@ -252,7 +335,8 @@ class Landing:
             remedy=f"Run `lakehouse repair {name}`, or restore the objects under {self.log.folder}/_log; nothing was landed.",
         )
 
-    def _previous(self, kind: BatchKind, window: Window | None) -> LogEntry | None:
+    def previous(self, kind: BatchKind, window: Window | None) -> LogEntry | None:
+        """The last entry of the same window that still counts."""
         for entry in reversed(self.entries):
             if entry.manifest.kind == kind and entry.manifest.window == window:
                 return entry
@@ -275,6 +359,12 @@ class Landing:
             run_id=self._run_id,
         )
         return replace(again, files=manifest.files, rows=manifest.rows, checksum=manifest.checksum)
+
+
+def _is_in(row: QuarantinedRow, window: Window | None) -> bool:
+    if window is None or row.moment is None:
+        return False
+    return (window.low is None or row.moment >= window.low) and (window.high is None or row.moment < window.high)
 
 
 def refuse_gone(source: str, table: Table, gone: int, rows: int) -> None:
@@ -330,6 +420,17 @@ class Looking(Landing):
 
     def keep_note(self, name: str, text: str) -> None:
         """Keep none: who only looks leaves nothing behind."""
+
+    def keep(self, refused: Collection[QuarantinedRow]) -> None:
+        """Refuse: there is something to keep, unless it is there."""
+        assert self.quarantine is not None
+        if self.quarantine.news(refused):
+            raise SomethingNew
+
+    def take_up(self, ids: Collection[str]) -> None:
+        """Refuse: there is something to take out."""
+        if ids:
+            raise SomethingNew
 
     def _claim(self, manifest: Manifest, *, only_after: int | None = None) -> bool:
         raise SomethingNew

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.attempts import until_won
-from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.deployment import Deployment, with_quarantines
 from lakehouse.pipeline.orphans import Orphans, find_orphans, oldest_writer, remove_orphans
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.spec import Source, Table
@@ -59,10 +59,10 @@ class Maintained:
 def maintain_tables(
     deployment: Deployment, chosen: Sequence[tuple[Source, Table]], *, dry: bool = False
 ) -> tuple[list[Maintained], dict[str, LakehouseError]]:
-    """Look after tables, one after the other; those that were built, and by name why others were not looked after."""
+    """Look after tables and their quarantines, one after the other; those that were built, and by name why others were not."""
     done: list[Maintained] = []
     failed: dict[str, LakehouseError] = {}
-    for source, table in chosen:
+    for source, table in with_quarantines(chosen):
         try:
             found = maintain_table(deployment, source, table, dry=dry)
         except LakehouseError as error:

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from lakehouse.errors import DamagedData
-from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.deployment import Deployment, with_quarantines
 from lakehouse.spec import Source, Table
 from lakehouse.stores import ObjectInfo, ObjectStore
 
@@ -50,11 +50,11 @@ class Orphans:
 
 
 def find_orphans(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> Orphans:
-    """Look for what dead attempts at the chosen tables left; nothing is removed."""
+    """Look for what dead attempts at the chosen tables and their quarantines left; nothing is removed."""
     found: list[Orphan] = []
     skipped: list[str] = []
     limit = oldest_writer(deployment)
-    for source, table in chosen:
+    for source, table in with_quarantines(chosen):
         name = f"{source.name}.{table.name}"
         for where, look in (("raw", _raw), ("lake", _lake)):
             try:

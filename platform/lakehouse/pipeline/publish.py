@@ -10,6 +10,7 @@ import pyarrow as pa
 from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
+from lakehouse.spec.quarantine import quarantine_of
 from lakehouse.warehouse.publisher import Published
 
 
@@ -25,8 +26,11 @@ class Publication:
 def publish_table(deployment: Deployment, source: Source, table: Table) -> Publication | None:
     """Copy what changed since the published version; None for a table that the lake has not got.
 
-    Raises CommitConflict only after losing `ATTEMPTS` exchanges in a row to other publishers.
+    Its quarantine is published as well. Raises CommitConflict only after losing `ATTEMPTS` exchanges in a row to other
+    publishers.
     """
+    if table.keeps_refused:
+        until_won(lambda: _publish(deployment, source, quarantine_of(table)))
     return until_won(lambda: _publish(deployment, source, table))
 
 

@@ -99,7 +99,7 @@ def _load_source(deployment: Deployment, connection: duckdb.DuckDBPyConnection, 
     with closing(deployment.reader(source)) as reader:
         reader.check([table])
         with reader.snapshot() as snapshot:
-            _load(connection, source, table, snapshot.read(table))
+            _load(connection, source, table, snapshot.read(table, None, None if table.on_refused == "stop" else lambda _: None))
 
 
 def _load(connection: duckdb.DuckDBPyConnection, source: Source, table: Table, batches: Iterator[pa.RecordBatch]) -> None:

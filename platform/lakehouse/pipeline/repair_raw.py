@@ -24,6 +24,7 @@ from lakehouse.pipeline.column_types import refuse_changed_types
 from lakehouse.pipeline.damage import Diagnosis
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
+from lakehouse.pipeline.gate import passing_rows
 from lakehouse.pipeline.sweep import SWEPT
 from lakehouse.pipeline.windows import INCOMPLETE, REPAIRS
 from lakehouse.raw import Written, as_stored, schema_of
@@ -32,7 +33,6 @@ from lakehouse.raw.scratch import scratch_folder
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.rows.duck import connect_duckdb
 from lakehouse.rows.partition import partition_prefix
-from lakehouse.rows.privacy import protected
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import BatchKind, LogEntry, Position, RowChecksum, Source, Table, Window
 
@@ -158,7 +158,7 @@ def _source_rows(
     if window is not None and window.low is not None and window.high is not None:
         window = Window(window.low, min(window.high, max(snapshot.position.bound, window.low)))
     key = deployment.settings.privacy_key.get_secret_value()
-    yield from protected(snapshot.read(table, window), table, key)
+    yield from passing_rows(snapshot, table, key, window)
 
 
 def _lake_rows(

@@ -1,7 +1,7 @@
 """What each table holds at each hop, how far each hop is behind the one before it, and what is damaged.
 
-It is cheap: manifests, markers and a listing of the raw files are read, and no rows. Damage inside of a file is found by `verify`
-and by whoever reads the file.
+It is cheap: manifests, markers and a listing of the raw files are read, and no rows but those in quarantine. Damage inside of a
+file is found by `verify` and by whoever reads the file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from lakehouse.errors import ConfigurationError, DamagedData, LakehouseError, TerminalError
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.quarantine import Quarantine, open_rows
 from lakehouse.raw import standing
 from lakehouse.spec import LogEntry, Source, Table
 from lakehouse.tables.engine import TableState
@@ -26,7 +27,8 @@ T = TypeVar("T")
 class TableStatus:
     """One table: sequences of its copies (0: none), rows and bytes of each, when it last landed and was last applied.
 
-    problem: why it cannot be looked at. behind, damaged: what is, in words, each with the command that mends it.
+    quarantined: rows in its quarantine that nobody has discarded. problem: why it cannot be looked at. behind, damaged: what is,
+    in words, each with the command that mends it.
     """
 
     table: str
@@ -42,6 +44,7 @@ class TableStatus:
     last_landed: datetime | None
     last_applied: datetime | None
     problem: str = ""
+    quarantined: int = 0
     behind: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
 
@@ -80,6 +83,7 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
         entries = _entries(deployment, source, table, damaged, mend)
         state = _or_damaged(lambda: deployment.lake.state(source.name, table), damaged, mend)
         published = _or_damaged(lambda: deployment.warehouse.state(source.name, table), damaged, mend)
+        kept = _or_damaged(lambda: _quarantined(deployment, source, table), damaged, mend)
     except LakehouseError as error:
         return TableStatus(name, table.mode, 0, 0, 0, 0, 0, 0, 0, 0, None, None, problem=str(error))
     head = entries[-1].sequence if entries else 0
@@ -102,7 +106,12 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
         last_applied=state.current.committed_at if state else None,
         behind=() if damaged else tuple(_behind(name, head, state, published)),
         damaged=tuple(damaged),
+        quarantined=kept or 0,
     )
+
+
+def _quarantined(deployment: Deployment, source: Source, table: Table) -> int:
+    return len(open_rows(Quarantine(deployment, source, table).rows().values())) if table.keeps_refused else 0
 
 
 def _behind(name: str, head: int, state: TableState | None, published: Published | None) -> Iterator[str]:

@@ -11,7 +11,8 @@ is due: without it, or with one that cannot be read, that is now.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,6 +24,9 @@ from lakehouse.raw import RawLog
 from lakehouse.rows.duck import connect_duckdb, incoming, quoted
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Source, Table
+from lakehouse.spec.quarantine import QuarantinedRow
+
+Missing = tuple[pa.Table, int, int, list[str]]
 
 SWEPT = "swept"
 """The note of the last sweep: when the view of the source was taken that it was made from."""
@@ -75,7 +79,8 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, *
         landing.note("the key sweep was left to the next run: another run landed rows of this table meanwhile")
         return
     schema = pa.schema([landing.schema.field(name) for name in landing.table.key])
-    gone, fresh, keys = _missing_keys(landing, snapshot, base, schema)
+    gone, fresh, keys, refused = _missing_keys(landing, snapshot, base, schema)
+    landing.take_up(refused)
     if not gone.num_rows:
         _note_swept(landing, snapshot)
         return
@@ -94,28 +99,42 @@ def _note_swept(landing: Landing, snapshot: SourceSnapshot) -> None:
         landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
 
 
-def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> tuple[pa.Table, int, int]:
+def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> Missing:
     """The keys that are in the lake, or about to be, and not in the source's view; how many of them no batch that waits deletes
-    already; and how many keys there are in all, but for those.
+    already; how many keys there are in all, but for those; and the rows of the quarantine, by id, that are not in it either.
     """
+    refused = [row for row in landing.quarantine.rows().values() if row.key is not None] if landing.quarantine else []
     keys = ", ".join(quoted(name) for name in schema.names)
     with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
         for name, batches in (
-            ("source_keys", snapshot.keys(landing.table)),
+            ("source_keys", snapshot.keys(landing.table, None if landing.quarantine is None else lambda _: None)),
             ("lake_keys", _landed_keys(landing, base, schema.names)),
             ("deleted_keys", _deleted_keys(landing, base, schema.names)),
+            ("refused_keys", _refused_keys(refused, schema)),
         ):
             with incoming(connection, "incoming_keys", (_only(batch, schema) for batch in batches), schema):
                 connection.execute(f"create temp table {name} as select {keys} from incoming_keys")
         match = " and ".join(f"l.{quoted(n)} is not distinct from s.{quoted(n)}" for n in schema.names)
         query = f"select distinct l.* from lake_keys l where not exists (select 1 from source_keys s where {match})"
         gone = connection.execute(query).to_arrow_table().cast(schema)
+        forgotten = f"select rowid from refused_keys l where not exists (select 1 from source_keys s where {match})"
+        ids = [refused[number].row_id for (number,) in connection.execute(forgotten).fetchall()] if refused else []
         if not gone.num_rows:
-            return gone, 0, 0
+            return gone, 0, 0, ids
         left = "from (select distinct * from lake_keys) l where not exists (select 1 from deleted_keys s where " + match + ")"
         unseen = f"not exists (select 1 from source_keys s where {match})"
         (found,) = connection.execute(f"select count(*) filter ({unseen}), count(*) {left}").fetchall()
-        return gone, int(found[0]), int(found[1])
+        return gone, int(found[0]), int(found[1]), ids
+
+
+def _refused_keys(rows: Sequence[QuarantinedRow], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The keys of rows of the quarantine, in their order."""
+    keys = [json.loads(row.key or "[]") for row in rows]
+    arrays = [
+        pa.array([key[i] for key in keys]).cast(field.type) if keys else pa.array([], field.type)
+        for i, field in enumerate(schema)
+    ]
+    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _landed_keys(landing: Landing, base: SweepBase, names: list[str]) -> Iterator[pa.RecordBatch]:

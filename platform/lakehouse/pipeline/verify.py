@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from lakehouse.errors import LakehouseError
@@ -22,6 +22,8 @@ from lakehouse.pipeline.verify_record import Record, Seen, declaration_of, load_
 from lakehouse.rows.checksum import total
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Source, Table
+from lakehouse.spec.declaration import QUARANTINE
+from lakehouse.spec.quarantine import quarantine_of
 from lakehouse.tables.engine import TableState
 
 COPIES = ("source", "raw", "lake", "warehouse")
@@ -90,12 +92,16 @@ class _Job:
 def verify_source_tables(
     deployment: Deployment,
     source: Source,
-    tables: Sequence[Table],
+    asked: Sequence[Table],
     on_event: Callable[[str], None] = lambda _: None,
     *,
     deep: bool = False,
 ) -> list[TableReport]:
-    """Verify tables of one source, read from one view of it; a source that cannot be reached is named in each report."""
+    """Verify tables of one source, read from one view of it; a source that cannot be reached is named in each report.
+
+    A table's quarantine has a report of its own once it has a row, without a source: what the source has of it is compared with
+    that of the table.
+    """
 
     def verified(table: Table, snapshot: SourceSnapshot | None, unreachable: str) -> TableReport:
         name = f"{source.name}.{table.name}"
@@ -103,13 +109,18 @@ def verify_source_tables(
         job = _Job(deployment, source, table, snapshot, unreachable, deep, lambda text: on_event(f"{name}: {text}"))
         return _verify(job)
 
+    tables = [table for table in asked if not table.name.endswith(QUARANTINE)]
+    kept = [quarantine_of(table) for table in tables if table.keeps_refused]
+    kept += [table for table in asked if table.name.endswith(QUARANTINE) and table not in kept]
     with closing(deployment.reader(source)) as reader:
         try:
             reader.check(tables)
             with reader.snapshot() as snapshot:
-                return [verified(table, snapshot, "") for table in tables]
+                reports = [verified(table, snapshot, "") for table in tables]
         except LakehouseError as error:
-            return [verified(table, None, str(error)) for table in tables]
+            reports = [verified(table, None, str(error)) for table in tables]
+    beside = [verified(table, None, "") for table in kept if deployment.log(source, table).head()]
+    return reports + [replace(report, copies=report.copies[1:]) for report in beside]
 
 
 def _verify(job: _Job) -> TableReport:

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 import duckdb
+import pyarrow as pa
 
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.gate import Gate
+from lakehouse.pipeline.quarantine import Quarantine
 from lakehouse.pipeline.verify_copies import NOTHING
 from lakehouse.pipeline.verify_raw import Digested, Raw, advance, day_of, entry_parts, entry_rows, finish_by_entry, folded_rows
 from lakehouse.pipeline.verify_record import DaySeen, Parts, Record
@@ -23,9 +26,9 @@ from lakehouse.pipeline.verify_source import SourceComparison, read_again_from
 from lakehouse.pipeline.windows import closed_days
 from lakehouse.rows.checksum import digests_checksum, total
 from lakehouse.rows.duck import connect_duckdb
-from lakehouse.rows.privacy import protected
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import LogEntry, RowChecksum, Source, Table, Window
+from lakehouse.spec.quarantine import QuarantinedRow
 from lakehouse.tables.engine import TableState
 
 STRETCH = 300_000
@@ -77,7 +80,28 @@ def read_raw_and_source(
                 reading.cursor(folded) if known else reading.everything(folded)
         except LakehouseError as error:
             raw.found.problem = str(error)
-        return reading.result()
+        found = reading.result()
+        if reading.refused and not found.problem:
+            missing = Quarantine(deployment, source, raw.table).news(reading.refused.values())
+            lost = [row for row in missing if not _is_pending(raw, row)]
+            found.pending += len(missing) - len(lost)
+            if lost:
+                found.problem = f"{len(lost):,} rows that the table refuses are not in its quarantine: {_first(lost)}"
+        return found
+
+
+def _is_pending(raw: Raw, row: QuarantinedRow) -> bool:
+    """Whether the next run reads the row, and puts it into the quarantine."""
+    if raw.table.mode == "snapshot":
+        return True
+    if raw.table.mode == "append":
+        return row.moment is not None and not closed_days(raw.entries).get(row.moment.astimezone(UTC).date(), False)
+    low = read_again_from(raw.table, raw.entries)
+    return low is None or row.moment is None or row.moment >= low
+
+
+def _first(rows: Sequence[QuarantinedRow]) -> str:
+    return "; ".join(f"{row.key or row.row_id}: {row.column}: {row.reason}" for row in rows[:5])
 
 
 @dataclass
@@ -89,6 +113,7 @@ class _Reading:
     comparison: SourceComparison
     key: str
     found: SourceFound
+    refused: dict[str, QuarantinedRow] = field(default_factory=dict)
 
     @property
     def table(self) -> Table:
@@ -98,9 +123,8 @@ class _Reading:
         """Compare windows of the source with rows of raw, which are taken to their end even if the source cannot be read."""
         if self.snapshot is not None and not self.found.problem:
             snapshot = self.snapshot
-            batches = itertools.chain.from_iterable(snapshot.read(self.table, window) for window in windows)
             try:
-                self.comparison.load_source(protected(batches, self.table, self.key))
+                self.comparison.load_source(itertools.chain.from_iterable(self._passing(snapshot, window) for window in windows))
             except LakehouseError as error:
                 self.found.problem = f"cannot be read: {error}"
             else:
@@ -146,10 +170,16 @@ class _Reading:
         if self.snapshot is None or self.found.problem:
             return None
         try:
-            return self.comparison.totals(protected(self.snapshot.read(self.table, window), self.table, self.key))
+            return self.comparison.totals(self._passing(self.snapshot, window))
         except LakehouseError as error:
             self.found.problem = f"cannot be read: {error}"
             return None
+
+    def _passing(self, snapshot: SourceSnapshot, window: Window | None) -> Iterator[pa.RecordBatch]:
+        """The rows of a window that the table takes; the others are noted."""
+        gate = Gate(self.table, self.key)
+        yield from gate.rows(lambda refuse: snapshot.read(self.table, window, refuse))
+        self.refused.update(gate.refused)
 
     def everything(self, folded: duckdb.DuckDBPyConnection, *, count: bool = True) -> None:
         """The fold of the whole log, and all of the source that was landed."""

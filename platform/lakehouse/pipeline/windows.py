@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 import pyarrow as pa
 
 from lakehouse.errors import WrongUse
-from lakehouse.spec import LogEntry, Manifest, Position, Table, Window
+from lakehouse.spec import LogEntry, Manifest, Position, RowChecksum, Table, Window
 from lakehouse.spec.types import declared_type, field_paths
 
 Extent = tuple[datetime, datetime]
@@ -47,13 +47,14 @@ class UpsertPlan:
     """What to read of an `upsert` table.
 
     whole: everything that may be new, from the lookback before the last window on. overlap: the part of it that was read before
-    (None: nothing was). tail: rows and checksum of that part as it was then. fresh: the part that was not (None: nothing is
+    (None: nothing was). tail: rows and checksum of that part as it was then, and the digest of the rows in it
+    that were refused. fresh: the part that was not (None: nothing is
     newer). next_overlap: what the next run will read again.
     """
 
     whole: Window
     overlap: Window | None
-    tail: tuple[int, str] | None
+    tail: tuple[int, str, str] | None
     fresh: Window | None
     next_overlap: Window
 
@@ -150,6 +151,15 @@ def due_days(
     return tuple(sorted(due))
 
 
+_TAIL_REFUSED = "tail_refused"
+
+
+def tail_detail(tail: RowChecksum, refused: str) -> dict[str, str]:
+    """What the next overlap holds, to be kept with what is landed. refused: the digest of its refused rows."""
+    found = {"tail_rows": str(tail.rows), "tail_checksum": tail.hex}
+    return {**found, _TAIL_REFUSED: refused} if refused else found
+
+
 def upsert_plan(
     table: Table,
     entries: Sequence[LogEntry],
@@ -172,7 +182,9 @@ def upsert_plan(
     seen = last.window.high
     high = max(high, seen)
     detail = last.position.detail
-    tail = (int(detail["tail_rows"]), detail["tail_checksum"]) if "tail_checksum" in detail else None
+    tail = (
+        (int(detail["tail_rows"]), detail["tail_checksum"], detail.get(_TAIL_REFUSED, "")) if "tail_checksum" in detail else None
+    )
     return UpsertPlan(
         whole=Window(seen - table.lookback, high),
         overlap=Window(seen - table.lookback, seen),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,8 +72,12 @@ def _refuse_altered(expected: Expect, type_: pa.DataType) -> None:
 class Watch:
     """Rows on their way, each held against the table's expectations. unmet: what was found of those that have passed."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(
+        self, table: Table, leave_out: Callable[[pa.RecordBatch, Expect], None] = lambda _batch, _expected: None
+    ) -> None:
+        """leave_out: is given the rows that do not pass, with the expectation of the kind `quarantine` that they do not meet."""
         self._table = table
+        self._leave_out = leave_out
         self._unmet = {expected: Unmet(expected, 0, ()) for expected in table.expect}
 
     @property
@@ -82,13 +86,21 @@ class Watch:
         return tuple(unmet for unmet in self._unmet.values() if unmet.rows)
 
     def passing(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The same batches."""
+        """The same batches, but for rows that are left out."""
         if not self._unmet:
             yield from batches
             return
-        for batch in batches:
-            for expected, found in self._unmet.items():
+        leaving = [expected for expected in self._unmet if expected.otherwise == "quarantine"]
+        staying = [expected for expected in self._unmet if expected.otherwise != "quarantine"]
+        for whole in batches:
+            batch = whole
+            for expected in leaving:
                 bad = _unmet(batch.column(expected.column), expected)
+                if bad.true_count:
+                    self._leave_out(batch.filter(bad), expected)
+                    batch = batch.filter(pc.invert(bad))
+            for expected in staying:
+                bad, found = _unmet(batch.column(expected.column), expected), self._unmet[expected]
                 rows = bad.true_count
                 if rows:
                     named = tuple(_named(batch, bad, self._table.key, NAMED - len(found.named)))

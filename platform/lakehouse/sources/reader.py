@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 import pyarrow as pa
 
 from lakehouse.spec import Position, Table, Window
+from lakehouse.spec.quarantine import SourceForm
+
+
+@dataclass(frozen=True)
+class RefusedRows:
+    """Rows of a read with values that their columns cannot hold: they are left out of its batches, and are here as they came.
+
+    form: how. `text`: `originals` has each column as the source writes it as text. `bson`: it has one column, the document
+      without its personal fields.
+    shown: that document as JSON, where it can be read at all; empty for `text`.
+    known: of each row the key columns and the one that windows are cut by, null where that value is itself refused.
+    columns, reasons: of each row the first column that refuses its value, and what was found, but for what is personal.
+    """
+
+    form: SourceForm
+    originals: pa.RecordBatch
+    known: pa.RecordBatch
+    columns: Sequence[str]
+    reasons: Sequence[str]
+    shown: Sequence[str] = ()
+
+
+Refuse = Callable[[RefusedRows], None]
+"""Takes the rows that a read leaves out; called from the thread that reads."""
 
 
 class SourceSnapshot(Protocol):
@@ -29,17 +54,25 @@ class SourceSnapshot(Protocol):
         """
         ...
 
-    def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:
+    def read(self, table: Table, window: Window | None = None, refuse: Refuse | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of `table`, with the schema that `SourceReader.schema` gives, in batches of bounded size.
 
         window: of the event time for mode `append`, of the cursor for mode `upsert`; None reads all rows.
+        refuse: is given each row, once, with a value that its declared type cannot hold exactly, and the read goes on without
+        it. Raises ValueRefused for such a row otherwise.
         Raises SourceUnavailable when the source goes away: nothing after that batch is yielded.
-        Raises ValueRefused for a value that its declared type cannot hold exactly.
         """
         ...
 
-    def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """The key columns of every row."""
+    def keys(self, table: Table, refuse: Refuse | None = None) -> Iterator[pa.RecordBatch]:
+        """The key columns of every row; refuse: is given those whose key is refused."""
+        ...
+
+    def again(self, table: Table, form: SourceForm, originals: Sequence[bytes], refuse: Refuse) -> Iterator[pa.RecordBatch]:
+        """Rows that were refused before, from their originals, as the table is declared today.
+
+        originals: JSON objects of text by column for form `text`, documents for `bson`. refuse: is given those that still are.
+        """
         ...
 
 

@@ -21,9 +21,15 @@ Kind = Literal["postgres", "mongodb"]
 TableFormat = Literal["iceberg", "delta"]
 Mixed = Literal["refuse", "widen", "split"]
 OnChange = Literal["evolve", "freeze"]
+OnRefused = Literal["stop", "quarantine"]
 
 DOCUMENT = "_document"
 """The column that keeps a MongoDB document whole."""
+
+QUARANTINE = "__quarantine"
+"""What the name of a table's quarantine ends with."""
+
+LONGEST_NAME = 63
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
@@ -91,6 +97,9 @@ class Table:
       `sweep`). With more the table stops, and none is deleted, until a run accepts it.
     on_change: what becomes of the table when the source's columns change. `evolve`: what can be followed is. `freeze`: any change
       stops it, and nothing is landed, until the declaration says `evolve`. Not for collections: their columns are as declared.
+    on_refused: what becomes of a row with a value that its column cannot hold exactly. `stop`: its batch does not land, and the
+      table stops with an error that names the row. `quarantine`: the batch lands without the row, which is kept as it came in the
+      table's quarantine. refused_at_most: the share of the rows, from 0 to 1, that may be there before the check fails.
     sweep_every: how long after a sweep the next one may wait; each run sweeps otherwise. It reads the keys of all rows.
     lookback: how far behind the newest row a row may still arrive with an older time.
     personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
@@ -122,6 +131,13 @@ class Table:
     gone_at_most: float = 1.0
     on_change: OnChange = "evolve"
     expect: tuple[Expect, ...] = ()
+    on_refused: OnRefused = "stop"
+    refused_at_most: float = 0.0
+
+    @property
+    def keeps_refused(self) -> bool:
+        """Whether it has a quarantine."""
+        return self.on_refused == "quarantine" or any(expected.otherwise == "quarantine" for expected in self.expect)
 
     def __post_init__(self) -> None:
         tried = f"declaring table {self.name!r}"
@@ -130,6 +146,7 @@ class Table:
         _check(tried, "format", self.format, get_args(TableFormat))
         _check(tried, "deletes", self.deletes, get_args(Deletes))
         _check(tried, "on_change", self.on_change, get_args(OnChange))
+        _check(tried, "on_refused", self.on_refused, get_args(OnRefused))
         for column, action in self.personal.items():
             _check(f"{tried}: personal[{column!r}]", "personal", action, get_args(Privacy))
         if not self.key or isinstance(self.key, str):
@@ -159,6 +176,7 @@ class Table:
                 remedy="Write deletes='sweep', sweep_every=timedelta(days=1), or leave both out.",
             )
         self._check_expect(tried)
+        self._check_refused(tried)
         self._check_gone(tried)
         self._check_renamed(tried)
         if self.keep_months and self.format == "delta":
@@ -204,6 +222,29 @@ class Table:
                 value=", ".join(map(str, self.expect)),
                 allowed="each expectation once",
                 remedy="Remove the one that is repeated.",
+            )
+
+    def _check_refused(self, tried: str) -> None:
+        if not isinstance(self.refused_at_most, int | float) or not 0 <= self.refused_at_most <= 1:
+            raise DeclarationError(
+                f"{tried}: field 'refused_at_most'",
+                value=self.refused_at_most,
+                allowed="a share of the table's rows, from 0 to 1",
+                remedy="Write refused_at_most=0.001 to let the check pass while at most one row in a thousand is refused.",
+            )
+        if self.refused_at_most and not self.keeps_refused:
+            raise DeclarationError(
+                f"{tried}: field 'refused_at_most'",
+                value=f"{self.refused_at_most} for a table without quarantine",
+                allowed="on_refused='quarantine', or an expectation with otherwise='quarantine'",
+                remedy="Write on_refused='quarantine', or leave refused_at_most out.",
+            )
+        if self.keeps_refused and len(self.name) > LONGEST_NAME - len(QUARANTINE):
+            raise DeclarationError(
+                f"{tried}: field 'name'",
+                value=self.name,
+                allowed=f"at most {LONGEST_NAME - len(QUARANTINE)} letters: its quarantine is called {self.name}{QUARANTINE}",
+                remedy="Choose a shorter name; `relation` names the table as the source spells it.",
             )
 
     def _check_gone(self, tried: str) -> None:
@@ -275,6 +316,7 @@ class Source:
         _check_name(tried, self.name)
         _check(tried, "kind", self.kind, get_args(Kind))
         names = [table.name for table in self.tables]
+        names += [f"{table.name}{QUARANTINE}" for table in self.tables if table.keeps_refused]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise DeclarationError(
                 f"{tried}: field 'tables'",

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from lakehouse.errors import DeclarationError
 
-Otherwise = Literal["stop", "warn"]
+Otherwise = Literal["stop", "warn", "quarantine"]
 Rule = Literal["not_null", "between", "matches", "one_of"]
 
 
@@ -16,8 +16,8 @@ class Expect:
     """One expectation of a column; make it by the rule's name: `Expect.between("price", 0, None)`.
 
     otherwise: what becomes of a batch with rows that are not so. `stop`: it does not land, and the table stops with an error that
-    counts them and names the first. `warn`: it lands, and the table's check `expected` does the same. Null is as expected, but
-    for `not_null`.
+    counts them and names the first. `warn`: it lands, and the table's check `expected` does the same. `quarantine`: it lands
+    without them, and they go to the table's quarantine. Null is as expected, but for `not_null`.
     """
 
     column: str

@@ -15,16 +15,19 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from lakehouse.errors import SourceMismatch, ValueRefused
-from lakehouse.sources.mongodb.bson_scan import Chunk
+from lakehouse.sources.mongodb.bson_scan import Chunk, following
 from lakehouse.sources.mongodb.columns import PathColumn, RefusedValue, decode
 from lakehouse.sources.mongodb.connect import Client, read_error
 from lakehouse.sources.mongodb.cutting import Path, shortest
 from lakehouse.sources.mongodb.extent import NotADate, date_extent
+from lakehouse.sources.mongodb.refused import decode_some, refused_rows
 from lakehouse.sources.mongodb.replies import chunks
 from lakehouse.sources.mongodb.values import FIRST_MILLISECOND, LAST_MILLISECOND
 from lakehouse.sources.mongodb.whole import id_ranges, split
 from lakehouse.sources.prefetch import prefetched
+from lakehouse.sources.reader import Refuse
 from lakehouse.spec import Column, Position, Table, Window
+from lakehouse.spec.quarantine import SourceForm
 from lakehouse.spec.types import declared_type
 
 if TYPE_CHECKING:
@@ -73,15 +76,22 @@ class MongoSnapshot:
         low, high = (_EPOCH + timedelta(milliseconds=value) for value in found)
         return low, high
 
-    def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:
+    def read(self, table: Table, window: Window | None = None, refuse: Refuse | None = None) -> Iterator[pa.RecordBatch]:
         """The documents of the collection, or of a window of its event time (mode `append`) or cursor (mode `upsert`)."""
         conditions = self._whole(table) if window is None else self._window(table, window)
-        return self._read(table, conditions, self._reader.columns(table))
+        return self._read(table, conditions, self._reader.columns(table), refuse)
 
-    def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
+    def again(self, table: Table, form: SourceForm, originals: Sequence[bytes], refuse: Refuse) -> Iterator[pa.RecordBatch]:
+        """Documents that were refused before."""
+        columns = self._reader.columns(table)
+        for start in range(0, len(originals), REPLY_DOCUMENTS):
+            reply = following(b"".join(originals[start : start + REPLY_DOCUMENTS]))
+            yield self._decoded(table, columns, _personal(table), refuse, reply)
+
+    def keys(self, table: Table, refuse: Refuse | None = None) -> Iterator[pa.RecordBatch]:
         """The key columns of every document."""
         by_name = {column.field.name: column for column in self._reader.columns(table)}
-        return self._read(table, self._whole(table), [by_name[name] for name in table.key])
+        return self._read(table, self._whole(table), [by_name[name] for name in table.key], refuse)
 
     def _whole(self, table: Table) -> list[Condition]:
         """All documents, in ranges where the server answers several queries at a time."""
@@ -120,17 +130,18 @@ class MongoSnapshot:
             session._snapshot_time = self._time  # type: ignore[assignment]  # the driver has no public way to share one time between sessions
             yield session
 
-    def _read(self, table: Table, conditions: Sequence[Condition], columns: Sequence[PathColumn]) -> Iterator[pa.RecordBatch]:
+    def _read(
+        self, table: Table, conditions: Sequence[Condition], columns: Sequence[PathColumn], refuse: Refuse | None
+    ) -> Iterator[pa.RecordBatch]:
         """Receive replies in threads, decode them here."""
         threads = min(self._connections, len(conditions))
 
         def reading(part: Sequence[Condition]) -> Callable[[], Generator[Chunk, None, None]]:
             return lambda: self._replies(table, part, columns)
 
-        personal = [path_of(column) for column in table.columns if column.name in table.personal]
         replies = prefetched([reading(conditions[k::threads]) for k in range(threads)], ahead=threads)
         with closing(replies):
-            yield from map(partial(self._decoded, table, columns, personal), replies)
+            yield from map(partial(self._decoded, table, columns, _personal(table), refuse), replies)
 
     def _replies(
         self, table: Table, conditions: Sequence[Condition], columns: Sequence[PathColumn]
@@ -155,9 +166,21 @@ class MongoSnapshot:
         whole = any(not column.path for column in columns)
         return None if self._embedded or whole else fields
 
-    def _decoded(self, table: Table, columns: Sequence[PathColumn], personal: Sequence[Path], reply: Chunk) -> pa.RecordBatch:
+    def _decoded(
+        self,
+        table: Table,
+        columns: Sequence[PathColumn],
+        personal: Sequence[Path],
+        refuse: Refuse | None,
+        reply: Chunk,
+    ) -> pa.RecordBatch:
         try:
-            return decode(reply, columns, personal)
+            if refuse is None:
+                return decode(reply, columns, personal)
+            batch, left_out = decode_some(reply, columns, personal)
+            if left_out:
+                refuse(refused_rows(table, reply, left_out, columns, personal))
+            return batch
         except RefusedValue as refused:
             type_ = next((declared_type(c.field) for c in columns if c.field.name == refused.column), "one value")
             raise ValueRefused(
@@ -197,6 +220,10 @@ def cluster_time(hello: dict[str, Any]) -> Timestamp | None:
         return None
     found = hello.get("operationTime")
     return found if isinstance(found, Timestamp) else None
+
+
+def _personal(table: Table) -> list[Path]:
+    return [path_of(column) for column in table.columns if column.name in table.personal]
 
 
 def path_of(column: Column) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -17,11 +18,13 @@ from lakehouse.sources.postgres.columns import ReadColumn, beyond_years, read_co
 from lakehouse.sources.postgres.connect import PATIENT, Connection, answer_bound, connect, connection_string, reading
 from lakehouse.sources.postgres.oversize import parted
 from lakehouse.sources.postgres.refusal import refusal, unreadable
+from lakehouse.sources.postgres.refused import RefusedScan, as_relations
 from lakehouse.sources.postgres.scan import RefusedValue, Scan, SnapshotScanner, UnreadableText, page_ranges
 from lakehouse.sources.postgres.snapshot import ExportedSnapshot, exported_snapshot, joined
 from lakehouse.sources.postgres.storage import StorageWatch, files_behind
-from lakehouse.sources.reader import SourceSnapshot
+from lakehouse.sources.reader import Refuse, SourceSnapshot
 from lakehouse.spec import Position, Source, Table, Window
+from lakehouse.spec.quarantine import SourceForm
 
 __all__ = ["PostgresReader"]
 
@@ -149,7 +152,7 @@ class PostgresSnapshot:
             return None
         return _in_utc(low), _in_utc(high)
 
-    def read(self, table: Table, window: Window | None = None) -> Iterator[pa.RecordBatch]:
+    def read(self, table: Table, window: Window | None = None, refuse: Refuse | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of the table, or of a window of its event time (mode `append`) or cursor (mode `upsert`)."""
         relation = self._reader.relation(table)
         columns = read_columns(relation, self._reader.name, table)
@@ -159,17 +162,29 @@ class PostgresSnapshot:
             conditions = ranges if window is None else tuple(f"{condition} and {within}" for condition in ranges)
         else:
             conditions = (within,)
-        return self._scan(table, columns, conditions, within)
+        return self._scan(table, columns, conditions, within, refuse)
 
-    def keys(self, table: Table) -> Iterator[pa.RecordBatch]:
+    def keys(self, table: Table, refuse: Refuse | None = None) -> Iterator[pa.RecordBatch]:
         """The key columns of every row."""
         relation = self._reader.relation(table)
         by_name = {column.field.name: column for column in read_columns(relation, self._reader.name, table)}
         conditions = page_ranges(relation.pages, relation.leaves) if relation.is_heap else ("true",)
-        return self._scan(table, tuple(by_name[name] for name in table.key), conditions, "true")
+        return self._scan(table, tuple(by_name[name] for name in table.key), conditions, "true", refuse)
+
+    def again(self, table: Table, form: SourceForm, originals: Sequence[bytes], refuse: Refuse) -> Iterator[pa.RecordBatch]:
+        """Rows that were refused before; the server reads their text as the types of its columns."""
+        relation = self._reader.relation(table)
+        columns = read_columns(relation, self._reader.name, table)
+        for rows in as_relations(relation, columns, originals):
+            yield from self._tolerant(table, replace(relation, made=rows), columns, ("true",), "true", False, refuse)
 
     def _scan(
-        self, table: Table, columns: Sequence[ReadColumn], conditions: Sequence[str], within: str
+        self,
+        table: Table,
+        columns: Sequence[ReadColumn],
+        conditions: Sequence[str],
+        within: str,
+        refuse: Refuse | None,
     ) -> Iterator[pa.RecordBatch]:
         """The rows of all conditions, which together are those `within`."""
         tried, relation = self._tried(table), self._reader.relation(table)
@@ -182,7 +197,10 @@ class PostgresSnapshot:
                 whole, conditions = conditions, parted(connection, relation, wide, conditions, within)
                 large = len(conditions) > len(whole)
         try:
-            yield from self._scanner.scan(Scan(relation.sql, tuple(columns), tuple(conditions), large), tried)
+            if refuse is None:
+                yield from self._scanner.scan(Scan(relation.sql, tuple(columns), tuple(conditions), large), tried)
+            else:
+                yield from self._tolerant(table, relation, columns, conditions, within, large, refuse)
         except RefusedValue:
             with self._joined() as connection:
                 raise refusal(connection, table, relation, columns, within, tried) from None
@@ -190,6 +208,35 @@ class PostgresSnapshot:
             with self._joined() as connection:
                 raise unreadable(connection, table, relation, columns, within, tried, str(error)) from None
         self._watch.check(relation.oid, tried)
+
+    def _tolerant(
+        self,
+        table: Table,
+        relation: Relation,
+        columns: Sequence[ReadColumn],
+        conditions: Sequence[str],
+        within: str,
+        large: bool,
+        refuse: Refuse,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows that no column refuses, and then the others, as many as were left out."""
+        tried, dropped = self._tried(table), list[int]()
+        yield from self._scanner.scan(Scan(relation.sql, tuple(columns), tuple(conditions), large), tried, dropped.append)
+        if not dropped:
+            return
+        refused, found = RefusedScan(table, relation, columns, within), 0
+        for batch in self._scanner.scan(refused.scan, tried):
+            rows = refused.rows(batch)
+            found += batch.num_rows
+            refuse(rows)
+        if found != sum(dropped):
+            raise ValueRefused(
+                tried,
+                value=f"{sum(dropped):,} rows with values that their types cannot hold, and {found:,} when they were looked for",
+                allowed="the same rows twice, on one snapshot",
+                remedy="Read the table itself if it is a view that gives other rows each time; declare it with "
+                "on_refused='stop' to be told of the rows.",
+            )
 
     def _joined(self) -> AbstractContextManager[Connection]:
         return joined(self._reader.conninfo, self._reader.name, self._exported.id, self._reader.answer)

@@ -42,7 +42,7 @@ class Relation:
 
     kind: `pg_class.relkind`. unique_keys: the columns of each unique index that identifies every row, the primary key first.
     is_heap: its rows, those of its partitions and children too, lie in heaps. leaves: how many. pages: blocks of the longest.
-    toast_bytes: bytes that are kept beside the rows.
+    toast_bytes: bytes that are kept beside the rows. made: SQL for rows that stand in for those of the relation.
     """
 
     oid: int
@@ -56,6 +56,7 @@ class Relation:
     leaves: int
     pages: int
     toast_bytes: int
+    made: str = ""
 
     @property
     def may_have_large_rows(self) -> bool:
@@ -65,7 +66,7 @@ class Relation:
     @property
     def sql(self) -> str:
         """The qualified name, quoted."""
-        return f"{quoted(self.schema)}.{quoted(self.name)}"
+        return self.made or f"{quoted(self.schema)}.{quoted(self.name)}"
 
 
 _FIND: LiteralString = """

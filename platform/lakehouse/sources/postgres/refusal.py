@@ -23,6 +23,11 @@ _ALLOWED = {
 }
 
 
+def allowed(column: ReadColumn) -> str:
+    """What a column takes, in words."""
+    return _ALLOWED.get(declared_type(column.field), f"what {declared_type(column.field)} holds exactly")
+
+
 def refusal(
     connection: Connection, table: Table, relation: Relation, columns: Sequence[ReadColumn], within: str, tried: str
 ) -> ValueRefused:
@@ -43,7 +48,7 @@ def refusal(
             return ValueRefused(
                 f"{tried}: column {name!r}",
                 value=found,
-                allowed=_ALLOWED.get(declared_type(column.field), f"what {declared_type(column.field)} holds exactly"),
+                allowed=allowed(column),
                 remedy=f'Correct the rows, or declare Column("{name}", "string") to keep its text.',
             )
     return ValueRefused(tried, value="a value that its type cannot hold", remedy="Declare the table's columns as string.")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -111,17 +112,18 @@ class SnapshotScanner:
         self._lock = threading.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
 
-    def scan(self, scan: Scan, tried: str) -> Generator[pa.RecordBatch, None, None]:
+    def scan(self, scan: Scan, tried: str, dropped: Callable[[int], None] | None = None) -> Generator[pa.RecordBatch, None, None]:
         """The rows, in no order.
 
-        A range whose connection is lost before any of its rows was given out is read again. Raises RefusedValue, UnreadableText,
-        SchemaChanged, or what `read_error` makes of the server's error.
+        dropped: is told how many rows were left out because a column refuses their value, from the threads that read; without it
+        that is an error. A range whose connection is lost before any of its rows was given out is read again. Raises
+        RefusedValue, UnreadableText, SchemaChanged, or what `read_error` makes of the server's error.
         """
         left: queue.SimpleQueue[str] = queue.SimpleQueue()
         for condition in scan.conditions:
             left.put(condition)
         readers = 1 if scan.large else min(self._threads, len(scan.conditions))
-        return prefetched([lambda: self._work(scan, tried, left)] * readers, ahead=1 if scan.large else readers + 1)
+        return prefetched([lambda: self._work(scan, tried, left, dropped)] * readers, ahead=1 if scan.large else readers + 1)
 
     def close(self) -> None:
         """Close the connections; scans must have ended."""
@@ -130,21 +132,26 @@ class SnapshotScanner:
                 self._database.close()
                 self._database = None
 
-    def _work(self, scan: Scan, tried: str, left: queue.SimpleQueue[str]) -> Generator[pa.RecordBatch, None, None]:
+    def _work(
+        self, scan: Scan, tried: str, left: queue.SimpleQueue[str], dropped: Callable[[int], None] | None
+    ) -> Generator[pa.RecordBatch, None, None]:
         """One reader: take conditions until none is left."""
         with suppress(queue.Empty):
             while True:
                 condition = left.get_nowait()
-                yield from self._range(scan, condition, tried)
+                yield from self._range(scan, condition, tried, dropped)
                 time.sleep(self._pause)
 
-    def _range(self, scan: Scan, condition: str, tried: str) -> Generator[pa.RecordBatch, None, None]:
+    def _range(
+        self, scan: Scan, condition: str, tried: str, dropped: Callable[[int], None] | None
+    ) -> Generator[pa.RecordBatch, None, None]:
         for attempt in count(1):
             held: list[pa.RecordBatch] = []
+            out: list[int] = []
             size, given_out = 0, False
             try:
                 with self._slots, hung_up_after(self._conninfo, self._answer):
-                    for batch in self._read(scan, condition):
+                    for batch in self._read(scan, condition, None if dropped is None else out.append):
                         held.append(batch)
                         size += batch.nbytes
                         if size > _HELD_BYTES:
@@ -157,9 +164,11 @@ class SnapshotScanner:
                     raise UnreadableText(" ".join(str(error).split())) from None
                 if given_out or attempt == _ATTEMPTS or not connection_lost(error):
                     raise read_error(error, tried) from None
+        if dropped is not None and out:
+            dropped(sum(out))
         yield from _handed(held)
 
-    def _read(self, scan: Scan, condition: str) -> Generator[pa.RecordBatch, None, None]:
+    def _read(self, scan: Scan, condition: str, dropped: Callable[[int], None] | None) -> Generator[pa.RecordBatch, None, None]:
         cursor = self._cursor()
         try:
             cursor.execute(f"set streaming_buffer_size = '{_READ_AHEAD}'")
@@ -168,7 +177,7 @@ class SnapshotScanner:
             cursor.execute(f"call postgres_execute('source', {literal(join)})").fetchall()
             query = f"from postgres_query('source', {literal(scan.query(condition))})"
             rows = gathered(cursor.execute(query).to_arrow_reader(_VECTOR_ROWS))
-            yield from map(partial(conform, columns=scan.columns), rows)
+            yield from map(partial(conform, columns=scan.columns, dropped=dropped), rows)
         finally:
             # Without this rollback DuckDB sends one from a destructor, where a lost connection ends the whole process.
             with suppress(duckdb.Error):
@@ -215,12 +224,38 @@ def _handed(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield batches.pop()
 
 
-def conform(batch: pa.RecordBatch, columns: Sequence[ReadColumn]) -> pa.RecordBatch:
-    """The batch with the declared schema; RefusedValue when a value is one that its column refuses."""
-    if batch.schema.names[-1] == REFUSED and pc.any(batch.column(REFUSED)).as_py():
-        raise RefusedValue
-    arrays = [_column(batch.column(i), column.field) for i, column in enumerate(columns)]
+def conform(batch: pa.RecordBatch, columns: Sequence[ReadColumn], dropped: Callable[[int], None] | None = None) -> pa.RecordBatch:
+    """The batch with the declared schema.
+
+    dropped: is told how many rows are left out because a column refuses their value; RefusedValue without it.
+    """
+    try:
+        if batch.schema.names[-1] == REFUSED and pc.any(batch.column(REFUSED)).as_py():
+            raise RefusedValue
+        arrays = [_column(batch.column(i), column.field) for i, column in enumerate(columns)]
+    except RefusedValue:
+        if dropped is None:
+            raise
+        refused = _refused(batch, columns)
+        dropped(refused.true_count)
+        return conform(batch.filter(pc.invert(refused)), columns)
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([column.field for column in columns]))
+
+
+def _refused(batch: pa.RecordBatch, columns: Sequence[ReadColumn]) -> pa.BooleanArray:
+    """Which rows have a value that its column refuses, never null."""
+    flagged = batch.schema.names[-1] == REFUSED
+    refused = batch.column(REFUSED) if flagged else pa.array(np.zeros(batch.num_rows, bool))
+    for i, column in enumerate(columns):
+        array, wanted = batch.column(i), column.field.type
+        if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(array.type) and array.type.unit == "us":
+            beyond = _beyond(array.view(pa.int64()), _FIRST_MICROSECOND, _LAST_MICROSECOND)
+        elif pa.types.is_date(wanted) and pa.types.is_date32(array.type):
+            beyond = _beyond(array.view(pa.int32()), _FIRST_DAY, _LAST_DAY)
+        else:
+            continue
+        refused = pc.or_(refused, pc.fill_null(beyond, False))
+    return refused
 
 
 def _column(array: pa.Array, field: pa.Field) -> pa.Array:
@@ -252,6 +287,10 @@ def _values(array: pa.Array, wanted: pa.DataType, field: pa.Field) -> pa.Array:
     if pa.types.is_decimal(wanted) and pa.types.is_string(array.type):
         return array.cast(wanted)
     raise _changed(field, f"{array.type}")
+
+
+def _beyond(integers: pa.Array, low: int, high: int) -> pa.BooleanArray:
+    return pc.or_(pc.less(integers, low), pc.greater(integers, high))
 
 
 def _check_range(integers: pa.Array, low: int, high: int) -> None:

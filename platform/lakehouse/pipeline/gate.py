@@ -1,0 +1,191 @@
+"""One reading of rows on their way into a table: those that it takes pass, as they land; those that it refuses are kept apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakehouse.errors import ValueRefused
+from lakehouse.rows.expected import Unmet, Watch
+from lakehouse.rows.privacy import protected
+from lakehouse.sources.reader import Refuse, RefusedRows, SourceSnapshot
+from lakehouse.spec import Expect, Position, Table, Window
+from lakehouse.spec.quarantine import Form, QuarantinedRow
+
+Read = Callable[[Refuse | None], Iterator[pa.RecordBatch]]
+"""Rows of a source; the argument is given those that their types cannot hold, and is None where these are an error."""
+
+MOST = 100_000
+"""Rows that a reading may refuse: they are held in memory. With more than that the declaration is wrong, not the rows."""
+
+_KEY_DIGITS = 32
+
+
+class Gate:
+    """Rows of one reading. refused: those that did not pass, once all have been read. keys: of these that have a whole key."""
+
+    def __init__(self, table: Table, key: str, position: Position | None = None, run_id: str = "") -> None:
+        """key: of the deployment's privacy. position: where the source stood."""
+        self.refused: dict[str, QuarantinedRow] = {}
+        self.keys: list[pa.RecordBatch] = []
+        self._table = table
+        self._key = key
+        self._position = position
+        self._run_id = run_id
+        self._watch = Watch(table, self._unexpected)
+
+    @property
+    def unmet(self) -> tuple[Unmet, ...]:
+        """Expectations that rows which have passed do not meet."""
+        return self._watch.unmet
+
+    @property
+    def digest(self) -> str:
+        """What tells the refused rows from others; empty for none."""
+        if not self.refused:
+            return ""
+        plain = sorted((row.row_id, hashlib.sha256(row.original).hexdigest()) for row in self.refused.values())
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:_KEY_DIGITS]
+
+    def rows(self, read: Read) -> Iterator[pa.RecordBatch]:
+        """The rows that the table takes, as they land."""
+        refuse = self._refused if self._table.on_refused == "quarantine" else None
+        return protected(self._watch.passing(read(refuse)), self._table, self._key)
+
+    def _refused(self, rows: RefusedRows) -> None:
+        (originals,) = protected([rows.originals], self._table, self._key)
+        if rows.form == "bson":
+            found = [bytes(document) for document in originals.column(0).to_pylist()]
+            shown: Sequence[str | None] = [text or None for text in rows.shown]
+        else:
+            shown = texts = [json.dumps(row, ensure_ascii=False) for row in originals.to_pylist()]
+            found = [text.encode() for text in texts]
+        self._keep(rows.form, found, shown, rows.known, rows.columns, rows.reasons)
+
+    def _unexpected(self, batch: pa.RecordBatch, expected: Expect) -> None:
+        (rows,) = protected([batch], self._table, self._key)
+        singles = [rows.slice(number, 1) for number in range(rows.num_rows)]
+        time = time_column(self._table)
+        known = rows.select(list(dict.fromkeys([*self._table.key, *([time] if time else [])])))
+        shown = [json.dumps(row, ensure_ascii=False, default=_shown) for row in rows.to_pylist()]
+        reasons = [f"not so: {expected}"] * len(singles)
+        self._keep("arrow", [as_bytes(row) for row in singles], shown, known, [expected.column] * len(singles), reasons)
+
+    def _keep(
+        self,
+        form: Form,
+        originals: Sequence[bytes],
+        shown: Sequence[str | None],
+        known: pa.RecordBatch,
+        columns: Sequence[str],
+        reasons: Sequence[str],
+    ) -> None:
+        if len(self.refused) + len(originals) > MOST:
+            raise ValueRefused(
+                f"reading table {self._table.name!r}",
+                value=f"more than {MOST:,} rows that it refuses, the last: {columns[-1]}: {reasons[-1]}",
+                allowed=f"at most {MOST:,} at once in its quarantine",
+                remedy="Declare the column in a type that takes them, or correct the expectation; nothing was landed.",
+            )
+        keys, time = known.select(list(self._table.key)), time_column(self._table)
+        whole = [all(value is not None for value in row.values()) for row in keys.to_pylist()]
+        moments: list[datetime | None] = known.column(time).to_pylist() if time else [None] * known.num_rows
+        for number, row in enumerate(keys.to_pylist()):
+            key = key_text(row.values()) if whole[number] else None
+            kept = QuarantinedRow(
+                row_id=row_id(key) if key else _digest(originals[number]),
+                state="open",
+                column=columns[number],
+                reason=reasons[number],
+                key=key,
+                row=shown[number],
+                form=form,
+                original=originals[number],
+                moment=_moment(moments[number]),
+                seen_at=self._position.taken_at if self._position else datetime.min,
+                position=_position(self._position),
+                run_id=self._run_id,
+            )
+            self.refused[kept.row_id] = kept
+        if any(whole):
+            self.keys.append(keys.filter(pa.array(whole)))
+
+
+def passing_rows(snapshot: SourceSnapshot, table: Table, key: str, window: Window | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a source that the table takes, as they land."""
+    return Gate(table, key).rows(lambda refuse: snapshot.read(table, window, refuse))
+
+
+def seen_among(
+    batches: Iterable[pa.RecordBatch], known: Mapping[str, QuarantinedRow], seen: set[str], table: Table
+) -> Iterator[pa.RecordBatch]:
+    """The same batches; the ids of rows of a quarantine whose keys are among them are added to `seen`."""
+    keys = [json.loads(row.key) for row in known.values() if row.key is not None]
+    if not keys:
+        yield from batches
+        return
+    first = [key[0] for key in keys]
+    for batch in batches:
+        rows = batch.select(list(table.key))
+        if isinstance(first[0], int) or pa.types.is_string(rows.column(0).type):
+            rows = rows.filter(pc.is_in(rows.column(0), pa.array(first).cast(rows.column(0).type)))
+        for row in rows.to_pylist():
+            one = row_id(key_text(row.values()))
+            if one in known:
+                seen.add(one)
+        yield batch
+
+
+def time_column(table: Table) -> str | None:
+    """The column that windows of the table are cut by."""
+    return {"append": table.event_time, "upsert": table.cursor}.get(table.mode)
+
+
+def key_text(values: Iterable[Any]) -> str:
+    """A key as text: a JSON list, with numbers and text as they are."""
+    plain = [value if isinstance(value, bool | int | str) else _shown(value) for value in values]
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def as_bytes(row: pa.RecordBatch) -> bytes:
+    """A row with its types."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, row.schema) as stream:
+        stream.write_batch(row)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def row_id(key: str) -> str:
+    """The id of a row with a whole key."""
+    return _digest(key.encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:_KEY_DIGITS]
+
+
+def _moment(value: Any) -> datetime | None:
+    if value is None or isinstance(value, datetime):
+        return value
+    from datetime import UTC, time
+
+    return datetime.combine(value, time(), UTC)
+
+
+def _position(position: Position | None) -> str:
+    if position is None:
+        return "{}"
+    plain = {"taken_at": position.taken_at.isoformat(), "bound": position.bound.isoformat(), **position.detail}
+    return json.dumps(plain, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,252 @@
+"""Rows of a quarantine put in their place, once the declaration takes them, and rows of it that nobody wants.
+
+A replay lands a batch like any other: of an `upsert` table the rows, of the others the last batch of their window once more with
+the rows in it. The batch names the rows that it has taken up; they leave the quarantine after it. So a row that is replayed twice
+is there once, and whatever dies in between is finished by the next replay or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from lakehouse.errors import CommitConflict, ValueRefused, WrongUse
+from lakehouse.pipeline.apply import apply_table
+from lakehouse.pipeline.attempts import until_won
+from lakehouse.pipeline.column_types import refuse_changed_types
+from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.extract import refusal
+from lakehouse.pipeline.gate import Gate, key_text, row_id, time_column
+from lakehouse.pipeline.landing import Landing
+from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.quarantine import TAKEN_UP, Quarantine, open_rows
+from lakehouse.pipeline.windows import columns_of, lacks_columns
+from lakehouse.rows.expected import check_expectations
+from lakehouse.sources.reader import Refuse, SourceSnapshot
+from lakehouse.spec import LogEntry, Position, Source, Table, Window
+from lakehouse.spec.quarantine import Form, QuarantinedRow
+
+Single = tuple[QuarantinedRow, pa.RecordBatch]
+"""A row as it is in the quarantine, and as the table takes it."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay did.
+
+    taken: rows that are in the table now. refused: those that it still refuses, and why. waiting: those whose day the next run
+    reads from the source anyway.
+    """
+
+    taken: tuple[str, ...]
+    refused: tuple[QuarantinedRow, ...]
+    waiting: tuple[str, ...]
+
+
+def quarantined(deployment: Deployment, source: Source, table: Table, ids: Collection[str] = ()) -> list[QuarantinedRow]:
+    """The rows of a table's quarantine, open ones first; those with these ids. WrongUse for an id of none."""
+    _refuse_none(source, table)
+    there = Quarantine(deployment, source, table).rows()
+    rows = [*open_rows(there.values()), *(row for row in there.values() if row.state != "open")]
+    if not ids:
+        return rows
+    chosen = []
+    for one in ids:
+        found = [row for row in rows if row.row_id.startswith(one)]
+        if len(found) != 1:
+            raise WrongUse(
+                f"looking for row {one!r} in the quarantine of {source.name}.{table.name}",
+                value=f"{len(found)} rows whose id begins so",
+                allowed="the id of one row, or as much of it as tells it from others",
+                remedy=f"Look at them: `lakehouse quarantine list {source.name}.{table.name}`.",
+            )
+        chosen += found
+    return chosen
+
+
+def discard_rows(deployment: Deployment, source: Source, table: Table, rows: Iterable[QuarantinedRow]) -> int:
+    """Mark rows as looked at, and not wanted; they stay as they are, and are counted no more. How many were open."""
+    now = datetime.now(UTC)
+    quarantine = Quarantine(deployment, source, table)
+    done = quarantine.discard([row.row_id for row in rows], Position(now, now, exact=False), "")
+    _follow(deployment, source, table)
+    return done
+
+
+def replay_rows(
+    deployment: Deployment, source: Source, table: Table, rows: Sequence[QuarantinedRow], run_id: str = ""
+) -> Replayed:
+    """Put rows in their place, as far as the table takes them as it is declared today; all copies follow.
+
+    Raises what stops the table as a whole (SourceUnavailable, SourceMismatch, SchemaChanged); nothing was landed then. A death in
+    the middle leaves batches that are whole, and rows in the quarantine that the next replay or run takes out of it.
+    """
+    _refuse_none(source, table)
+    with closing(deployment.reader(source)) as reader:
+        problem = refusal(deployment, reader, table)
+        if problem is not None:
+            raise problem
+        with reader.snapshot() as snapshot:
+            schema = reader.schema(table)
+
+            def attempt() -> Replayed:
+                landing = Landing(deployment, source, table, schema, snapshot.position, run_id)
+                return _Replay(landing, snapshot).run(rows)
+
+            done = until_won(attempt)
+    _follow(deployment, source, table)
+    return done
+
+
+def _follow(deployment: Deployment, source: Source, table: Table) -> None:
+    apply_table(deployment, source, table)
+    publish_table(deployment, source, table)
+
+
+class _Replay:
+    """One attempt, from the log as it stands."""
+
+    def __init__(self, landing: Landing, snapshot: SourceSnapshot) -> None:
+        self._landing = landing
+        self._snapshot = snapshot
+        self._table = landing.table
+        self._taken: list[str] = []
+        self._waiting: list[str] = []
+
+    def run(self, rows: Sequence[QuarantinedRow]) -> Replayed:
+        landing = self._landing
+        check_expectations(landing.source.name, self._table, landing.schema)
+        refuse_changed_types(landing.source.name, self._table, landing.entries, landing.schema)
+        landing.finish()
+        assert landing.quarantine is not None
+        there = landing.quarantine.rows()
+        left = [there[row.row_id] for row in rows if row.row_id in there and there[row.row_id].state == "open"]
+        passing, refused = self._read(left)
+        for kind, window, chosen in self._places(passing):
+            self._place(kind, window, chosen)
+        return Replayed(tuple(self._taken), tuple(refused), tuple(self._waiting))
+
+    def _read(self, rows: Sequence[QuarantinedRow]) -> tuple[list[Single], list[QuarantinedRow]]:
+        """The rows as the table has them today, and those that are still refused, with the reason of today."""
+        together: dict[Form, list[QuarantinedRow]] = {}
+        alone: list[list[QuarantinedRow]] = []
+        for row in rows:
+            if row.key is None or row.form == "arrow":
+                alone.append([row])
+            else:
+                together.setdefault(row.form, []).append(row)
+        passing: list[Single] = []
+        refused: list[QuarantinedRow] = []
+        for chosen in [*together.values(), *alone]:
+            taken, why = self._read_some(chosen)
+            passing += [(row, taken[row.row_id]) for row in chosen if row.row_id in taken]
+            refused += [why.get(row.row_id, row) for row in chosen if row.row_id not in taken]
+        return passing, refused
+
+    def _read_some(self, rows: Sequence[QuarantinedRow]) -> tuple[dict[str, pa.RecordBatch], dict[str, QuarantinedRow]]:
+        """Rows of one form: those that the table takes, and why not the others, by id. One alone may have had no key."""
+        # What is personal was seen to when the rows came.
+        gate = Gate(replace(self._table, personal={}, on_refused="quarantine"), "")
+        try:
+            batches = list(gate.rows(lambda refuse: self._again(rows, refuse)))
+        except (ValueRefused, pa.ArrowInvalid) as error:
+            return {}, {row.row_id: replace(row, reason=str(error)) for row in rows}
+        singles = [batch.slice(number, 1) for batch in batches for number in range(batch.num_rows)]
+        if len(rows) == 1:
+            (row,) = rows
+            why = [replace(row, column=found.column, reason=found.reason) for found in gate.refused.values()]
+            return ({row.row_id: singles[0]} if singles else {}), ({row.row_id: why[0]} if why else {})
+        return {row_id(_key(single, self._table.key)): single for single in singles}, dict(gate.refused)
+
+    def _again(self, rows: Sequence[QuarantinedRow], refuse: Refuse | None) -> Iterator[pa.RecordBatch]:
+        form = rows[0].form
+        if form == "arrow":
+            for row in rows:
+                for batch in pa.ipc.open_stream(row.original):
+                    yield _as_today(batch, self._landing.schema)
+            return
+        assert refuse is not None
+        yield from self._snapshot.again(self._table, form, [row.original for row in rows], refuse)
+
+    def _places(self, passing: Sequence[Single]) -> Iterator[tuple[str, Window | None, list[Single]]]:
+        """The rows by the window of the batch that they belong to."""
+        if self._table.mode == "append":
+            column = time_column(self._table)
+            days: dict[Window, list[Single]] = {}
+            for row, batch in passing:
+                moment: datetime = batch.column(column)[0].as_py()
+                days.setdefault(Window.of_day(moment.date()), []).append((row, batch))
+            for window, chosen in sorted(days.items(), key=lambda item: str(item[0].low)):
+                yield "replace", window, chosen
+        elif passing:
+            yield ("upsert" if self._table.mode == "upsert" else "snapshot"), None, list(passing)
+
+    def _place(self, kind: str, window: Window | None, chosen: Sequence[Single]) -> None:
+        landing, ids = self._landing, [row.row_id for row, _ in chosen]
+        fresh = [batch for _, batch in chosen]
+        folder = f"day={window.low.date().isoformat()}" if window and window.low else ""
+        previous = None
+        if kind != "upsert":
+            previous = landing.previous("replace" if window else "snapshot", window)
+            if previous is None or lacks_columns(previous.manifest, columns_of(landing.schema)):
+                self._waiting += ids
+                return
+        batches = fresh if previous is None else self._with(previous, fresh)
+        head = landing.head
+        written = landing.write(batches, landing.schema, folder=folder)
+        landed = landing.land_written(
+            written,
+            kind="upsert" if kind == "upsert" else "replace" if window else "snapshot",
+            window=window,
+            closed=previous is not None and previous.manifest.closed,
+            schema=landing.schema,
+            position=landing.position_with({TAKEN_UP: ",".join(sorted(ids))}),
+            only_after=head,
+        )
+        if not landed:
+            raise CommitConflict(
+                f"replaying rows of {landing.source.name}.{self._table.name}",
+                value="another process landed a batch of the table meanwhile",
+                allowed="a log that nobody moved since it was read",
+                remedy="Run it again.",
+            )
+        landing.take_up(ids)
+        self._taken += ids
+
+    def _with(self, previous: LogEntry, fresh: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The rows of a batch, and those of `fresh` whose keys are not among them."""
+        key, had = list(self._table.key), set[str]()
+        wanted = {_key(batch, key) for batch in fresh}
+        for batch in self._landing.log.read(previous):
+            had |= wanted.intersection(key_text(row.values()) for row in batch.select(key).to_pylist())
+            yield _as_today(batch, self._landing.schema)
+        for batch in fresh:
+            if _key(batch, key) not in had:
+                yield batch
+
+
+def _key(batch: pa.RecordBatch, key: Sequence[str]) -> str:
+    return key_text(batch.select(list(key)).to_pylist()[0].values())
+
+
+def _as_today(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch with the columns and types of today; pa.ArrowInvalid for a value that its type does not hold any more."""
+    arrays = [
+        batch.column(field.name).cast(field.type) if field.name in batch.schema.names else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _refuse_none(source: Source, table: Table) -> None:
+    if not table.keeps_refused:
+        raise WrongUse(
+            f"looking at the quarantine of {source.name}.{table.name}",
+            value="the table has none: what it refuses stops it",
+            allowed="a table that is declared with on_refused='quarantine', or an expectation with otherwise='quarantine'",
+            remedy="Declare it so, in assets/.",
+        )
