@@ -204,7 +204,14 @@ MONGODB = (
     ),
     Change(
         "a field has a value that its column does not hold",
-        "the table stops at that day, naming the document; `mixed` and `json` are other rules",
+        "the document goes to the [quarantine](quarantine.md), all others land; `mixed` and `json` are other rules",
+        old={"page": "/p/0"},
+        new=None,
+        new_row={"page": 5},
+    ),
+    Change(
+        "so too, and `on_refused` is `stop`",
+        "the table stops at that day, naming the document",
         new_row={"page": 5},
         stops="field 'page' of the document with _id",
     ),

@@ -168,6 +168,35 @@ def test_a_table_that_the_source_emptied_is_kept_until_a_run_accepts_it(demo: Pr
     demo.verify()
 
 
+def test_a_row_that_its_table_cannot_hold_is_kept_shown_and_discarded_and_all_others_arrive(demo: Project) -> None:
+    table, one = "chronochat.user_preferences", ("run", "--select", "chronochat.user_preferences", "--no-show")
+    with psycopg.connect(demo.env()["CHRONOCHAT_URL"]) as connection:
+        found = connection.execute("select id::text, updated_at::text from user_preferences order by 1 limit 1").fetchone()
+    assert found is not None
+    key, was = found
+    bad = f"update user_preferences set updated_at = 'infinity' where id = '{key}'"
+    with altered(demo, bad, f"update user_preferences set updated_at = '{was}' where id = '{key}'"):
+        before = demo.lakehouse("sql", "select count(*) from chronochat.user_preferences").out
+        assert "rows in quarantine: 1" in demo.lakehouse(*one).err
+        assert demo.lakehouse("sql", "select count(*) from chronochat.user_preferences").out != before
+        assert f"{table}: rows in quarantine: 1" in demo.lakehouse("status").err
+        (row,) = demo.lakehouse("quarantine", "list", "--json").json()
+        assert (row["table"], row["key"], row["column"]) == (table, f'["{key}"]', "updated_at")
+        assert "infinity" in row["reason"]
+        assert "updated_at" in demo.lakehouse("quarantine", "list").out
+        assert '"updated_at": "infinity"' in demo.lakehouse("quarantine", "show", table, row["row_id"][:8]).out
+        assert "still refused" in demo.lakehouse("quarantine", "replay", table, ends=1).err
+        refused = demo.lakehouse("quarantine", "discard", table, ends=2)
+        assert_told(refused, tried="discarding rows", found="no row", allowed="--all", remedy="quarantine list")
+        assert "Give --yes" in demo.lakehouse("quarantine", "discard", table, "--all", ends=1).err
+        assert "rows discarded: 1" in demo.lakehouse("quarantine", "discard", table, "--all", "--yes").err
+        assert "no rows are in quarantine" in demo.lakehouse("quarantine", "list").err
+        demo.verify()
+    demo.lakehouse(*one)
+    assert demo.lakehouse("quarantine", "list", "--all", "--json").json() == []
+    demo.verify()
+
+
 @pytest.mark.parametrize(
     ("before", "after", "found", "allowed"),
     [

@@ -25,10 +25,10 @@ Declared = dict[str, dict[str, Any]]
 
 
 def declare(shop: Shop, **changed: dict[str, Any]) -> None:
-    """Every table with a quarantine, and with what else is declared of it."""
+    """Every table with what is declared of it."""
 
     def again(source: Source) -> Source:
-        tables = (replace(table, on_refused="quarantine", **changed.get(table.name, {})) for table in source.tables)
+        tables = (replace(table, **changed.get(table.name, {})) for table in source.tables)
         return replace(source, tables=tuple(tables))
 
     shop.deployment = Deployment(shop.deployment.settings, (again(SHOP), again(CLICKS)))
@@ -101,7 +101,8 @@ def test_what_a_table_refuses_is_kept_as_it_came_and_all_else_lands(
     assert_equal(shop)
 
 
-def test_without_a_quarantine_a_refused_value_stops_its_table(shop: Shop) -> None:
+def test_a_refused_value_stops_its_table_where_that_is_declared(shop: Shop) -> None:
+    declare(shop, **{table.name: {"on_refused": "stop"} for source in (SHOP, CLICKS) for table in source.tables})
     spoil(shop)
     results = shop.run()
     assert all(isinstance(result.error, ValueRefused) for result in results.values())

@@ -15,6 +15,7 @@ import pytest
 from lakehouse import Column
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import Extracted
+from lakehouse.spec.declaration import OnRefused
 from tests.shop import CLICKS, FIRST, SHOP, Shop
 from tests.source_changes import MONGODB, POSTGRES, Change
 
@@ -81,7 +82,8 @@ def test_a_change_of_a_mongodb_collection(shop: Shop, change: Change) -> None:
         shop.run()
         document = {"_id": "new", "at": FIRST + timedelta(days=2, hours=1), "page": "/p/1", **change.new_row}
         clicks.insert_one({name: value for name, value in document.items() if value is not None})
-    tables = tuple(replace(table, columns=(*table.columns, *added)) for table in CLICKS.tables)
+    on_refused: OnRefused = "stop" if change.stops else "quarantine"
+    tables = tuple(replace(table, columns=(*table.columns, *added), on_refused=on_refused) for table in CLICKS.tables)
     shop.deployment = Deployment(shop.deployment.settings, (replace(CLICKS, tables=tables),))
     stops = stopped(shop.run()["clicks"], change)
     rows = {row["_id"]: kept(row) | row for row in shop.published("clicks__clicks", "*, hex(_document) as whole")}

@@ -25,8 +25,8 @@ _SHOWN_ROWS = 50
 def quarantine() -> None:
     """Rows that their tables refused: look at them, put them in their place, or discard them.
 
-    A table has a quarantine where it is declared with on_refused="quarantine", or with an expectation whose otherwise is
-    "quarantine". It is a table of its own, `<table>__quarantine`, in the lake and in the warehouse.
+    The quarantine of a table is a table of its own, `<table>__quarantine`, in the lake and in the warehouse; it is made with its
+    first row. A table that is declared with on_refused="stop" has none.
     """
 
 
@@ -91,8 +91,8 @@ def replay(table: str, rows: tuple[str, ...]) -> None:
     for row in done.refused[:_SHOWN_ROWS]:
         say(f"still refused: {row.key or row.row_id[:_SHOWN_ID]}: {row.column}: {row.reason}")
     if done.waiting:
-        say(f"{len(done.waiting):,} rows are of days that `lakehouse run` reads again, which takes them up")
-    say(f"{len(done.taken):,} of {len(chosen):,} rows are in {source.name}.{declared.name} now")
+        say(f"rows of days that `lakehouse run` reads again, which takes them up: {len(done.waiting):,}")
+    say(f"rows that are in {source.name}.{declared.name} now: {len(done.taken):,} of {len(chosen):,}")
     if done.refused:
         raise click.exceptions.Exit(1)
 
@@ -118,7 +118,7 @@ def discard(table: str, rows: tuple[str, ...], everything: bool, yes: bool) -> N
     chosen = [row for row in quarantined(here, source, declared, rows) if row.state == "open"]
     if chosen and not (yes or _agreed(len(chosen))):
         raise click.exceptions.Exit(1)
-    say(f"{discard_rows(here, source, declared, chosen):,} rows discarded")
+    say(f"rows discarded: {discard_rows(here, source, declared, chosen):,}")
 
 
 def _chosen(name: str) -> tuple[Deployment, Source, Table]:
@@ -150,4 +150,4 @@ def _agreed(count: int) -> bool:
     if not sys.stdin.isatty():
         say("Nothing was done. Give --yes to do it.")
         return False
-    return click.confirm(f"Discard {count:,} rows?", default=False)
+    return click.confirm(f"Discard these rows ({count:,})?", default=False)

@@ -15,7 +15,7 @@ def apply_table(deployment: Deployment, source: Source, table: Table) -> Applied
     Its quarantine catches up as well. Raises CommitConflict only after losing `ATTEMPTS` commits in a row; the table is then as
     the winners left it.
     """
-    if table.keeps_refused:
+    if table.keeps_refused and deployment.log(source, quarantine_of(table)).head():
         until_won(lambda: _apply(deployment, source, quarantine_of(table)))
     return until_won(lambda: _apply(deployment, source, table))
 

@@ -173,7 +173,7 @@ def summary(result: Extracted) -> str:
     name = f"{result.source}.{result.table}"
     if result.error is not None:
         return f"{name}: {result.error}"
-    kept = f"; {result.quarantined:,} rows are in its quarantine" if result.quarantined else ""
+    kept = f"; rows in quarantine: {result.quarantined:,}" if result.quarantined else ""
     if not result.entries:
         return f"{name}: nothing new (sequence {result.sequence}){kept}"
     return f"{name}: {result.rows:,} rows in {len(result.entries)} batches (sequence {result.sequence}){kept}"

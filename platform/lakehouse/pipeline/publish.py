@@ -29,7 +29,7 @@ def publish_table(deployment: Deployment, source: Source, table: Table) -> Publi
     Its quarantine is published as well. Raises CommitConflict only after losing `ATTEMPTS` exchanges in a row to other
     publishers.
     """
-    if table.keeps_refused:
+    if table.keeps_refused and deployment.log(source, quarantine_of(table)).head():
         until_won(lambda: _publish(deployment, source, quarantine_of(table)))
     return until_won(lambda: _publish(deployment, source, table))
 

@@ -248,5 +248,5 @@ def _refuse_none(source: Source, table: Table) -> None:
             f"looking at the quarantine of {source.name}.{table.name}",
             value="the table has none: what it refuses stops it",
             allowed="a table that is declared with on_refused='quarantine', or an expectation with otherwise='quarantine'",
-            remedy="Declare it so, in assets/.",
+            remedy="Leave on_refused='stop' out of its declaration.",
         )

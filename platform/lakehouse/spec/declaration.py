@@ -97,9 +97,9 @@ class Table:
       `sweep`). With more the table stops, and none is deleted, until a run accepts it.
     on_change: what becomes of the table when the source's columns change. `evolve`: what can be followed is. `freeze`: any change
       stops it, and nothing is landed, until the declaration says `evolve`. Not for collections: their columns are as declared.
-    on_refused: what becomes of a row with a value that its column cannot hold exactly. `stop`: its batch does not land, and the
-      table stops with an error that names the row. `quarantine`: the batch lands without the row, which is kept as it came in the
-      table's quarantine. refused_at_most: the share of the rows, from 0 to 1, that may be there before the check fails.
+    on_refused: what becomes of a row with a value that its column cannot hold exactly. `quarantine`: the batch lands without the
+      row, which is kept as it came in the table's quarantine. `stop`: the batch does not land, and the table stops with an error
+      that names the row. refused_at_most: the share of the rows, from 0 to 1, that may be in quarantine before its check fails.
     sweep_every: how long after a sweep the next one may wait; each run sweeps otherwise. It reads the keys of all rows.
     lookback: how far behind the newest row a row may still arrive with an older time.
     personal: columns that must not land as they are, each with `drop`, `mask` (first letter kept) or `tokenise` (keyed hash).
@@ -131,7 +131,7 @@ class Table:
     gone_at_most: float = 1.0
     on_change: OnChange = "evolve"
     expect: tuple[Expect, ...] = ()
-    on_refused: OnRefused = "stop"
+    on_refused: OnRefused = "quarantine"
     refused_at_most: float = 0.0
 
     @property
@@ -244,7 +244,7 @@ class Table:
                 f"{tried}: field 'name'",
                 value=self.name,
                 allowed=f"at most {LONGEST_NAME - len(QUARANTINE)} letters: its quarantine is called {self.name}{QUARANTINE}",
-                remedy="Choose a shorter name; `relation` names the table as the source spells it.",
+                remedy="Choose a shorter name (`relation` names the table as the source spells it), or write on_refused='stop'.",
             )
 
     def _check_gone(self, tried: str) -> None:

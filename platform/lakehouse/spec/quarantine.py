@@ -63,5 +63,6 @@ def quarantine_of(table: Table) -> Table:
         ("row_id",),
         cursor="seen_at",
         format=table.format,
+        on_refused="stop",
         description=f"Rows of `{table.name}` that it could not take, as they came.",
     )
