@@ -152,6 +152,14 @@ POSTGRES = (
         new_row={"tier": "pro"},
     ),
     Change(
+        "a row has a value that its column does not hold (`infinity` in a `date`)",
+        "it goes to the [quarantine](quarantine.md), all others land",
+        ("alter table customers add since date",),
+        old={"since": None},
+        new=None,
+        new_row={"since": "infinity"},
+    ),
+    Change(
         "a column gets a type that cannot be followed (`int` to `text`)",
         "the table stops, before anything of it is landed",
         ("alter table customers alter visits type text",),

@@ -179,9 +179,7 @@ def _print_tables(found: list[TableStatus]) -> None:
         for words in filter(None, (status.problem, *status.behind, *status.damaged)):
             say(f"{status.table}: {words}")
         if status.quarantined:
-            say(
-                f"{status.table}: rows in quarantine: {status.quarantined:,}; `lakehouse quarantine list {status.table}` shows them"
-            )
+            say(f"{status.table}: rows in quarantine: {status.quarantined:,} (`lakehouse quarantine list {status.table}`)")
 
 
 def _plain(value: Any) -> Any:
