@@ -54,10 +54,10 @@ def test_a_day_that_changed_is_read_once_where_its_rows_are_few(
     shop.run()
     read, windows = PostgresSnapshot.read, list[Window]()
 
-    def noted(snapshot: PostgresSnapshot, table: Table, window: Window | None = None) -> Any:
+    def noted(snapshot: PostgresSnapshot, table: Table, window: Window | None = None, *more: Any) -> Any:
         if table.name == "orders" and window is not None:
             windows.append(window)
-        return read(snapshot, table, window)
+        return read(snapshot, table, window, *more)
 
     monkeypatch.setattr(PostgresSnapshot, "read", noted)
     monkeypatch.setattr(landing, "FEW_BYTES", few_bytes)
