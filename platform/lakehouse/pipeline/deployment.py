@@ -11,7 +11,7 @@ from lakehouse.raw import KeptManifests, RawLog
 from lakehouse.settings import Settings
 from lakehouse.sources import Patience, open_source
 from lakehouse.sources.reader import SourceReader
-from lakehouse.spec import Source, Table
+from lakehouse.spec import Source, Table, lake_tables, logged
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import open_tables
 from lakehouse.tables.engine import LakeTables
@@ -48,7 +48,8 @@ class Deployment:
         return open_source(source, url, replica, Patience(own.connect_seconds, own.answer_seconds))
 
     def log(self, source: Source, table: Table) -> RawLog:
-        """The raw log of a table."""
+        """The raw log of a table; a history has that of its table."""
+        table = logged(table)
         kept = KeptManifests(self.settings.home / "manifests" / f"{source.name}.{table.name}.jsonl")
         return RawLog(self.store, source.name, table, longest_hours=self.settings.longest_write_hours, kept=kept)
 
@@ -65,7 +66,10 @@ class Deployment:
         )
 
     def select(self, names: Sequence[str] = ()) -> list[tuple[Source, Table]]:
-        """The declared tables named `source` or `source.table`; all of them for no names. WrongUse names what is not there."""
+        """The tables named `source` or `source.table`, each followed by its history if it has one; all of them for no names.
+
+        WrongUse names what is not there.
+        """
         everything = list(self._tables())
         if not names:
             return everything
@@ -84,7 +88,7 @@ class Deployment:
 
     def _tables(self) -> Iterator[tuple[Source, Table]]:
         for source in self.sources:
-            for table in source.tables:
+            for table in lake_tables(source):
                 yield source, table
 
 

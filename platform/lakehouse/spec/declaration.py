@@ -28,6 +28,11 @@ DOCUMENT = "_document"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
+def history_name(table: str) -> str:
+    """The name of a table's history."""
+    return f"{table}__history"
+
+
 def _check(tried: str, field_name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise DeclarationError(
@@ -100,6 +105,8 @@ class Table:
       them is kept as this column.
     keep_months: whether the lake keeps what the table was at the end of each month, under the name `month-2026-10`; maintenance
       sees to it.
+    history: whether lake and warehouse have, beside the table, all states that its rows have had: see `docs/history.md`. Modes
+      `upsert` and `snapshot`.
     """
 
     name: str
@@ -122,6 +129,7 @@ class Table:
     gone_at_most: float = 1.0
     on_change: OnChange = "evolve"
     expect: tuple[Expect, ...] = ()
+    history: bool = False
 
     def __post_init__(self) -> None:
         tried = f"declaring table {self.name!r}"
@@ -168,6 +176,7 @@ class Table:
                 allowed="format='iceberg': Delta has no names of versions",
                 remedy="Leave keep_months out, or keep the table in Iceberg's format.",
             )
+        self._check_history(tried)
         if self.mode == "append" and (self.partition.transform != "day" or self.partition.column != self.event_time):
             raise DeclarationError(
                 f"{tried}: field 'partition'",
@@ -186,6 +195,27 @@ class Table:
         if self.lookback < timedelta(0):
             raise DeclarationError(
                 f"{tried}: field 'lookback'", value=self.lookback, allowed="zero or more", remedy="Write timedelta(hours=6)."
+            )
+
+    @property
+    def row_key(self) -> tuple[str, ...]:
+        """The columns by which a batch finds the rows that it changes."""
+        return self.key
+
+    def _check_history(self, tried: str) -> None:
+        if self.history and self.mode == "append":
+            raise DeclarationError(
+                f"{tried}: field 'history'",
+                value="True for mode 'append'",
+                allowed="modes 'upsert' and 'snapshot': appended rows do not change",
+                remedy="Leave history out.",
+            )
+        if self.history and not _NAME.fullmatch(history_name(self.name)):
+            raise DeclarationError(
+                f"{tried}: field 'history'",
+                value=f"a table named {history_name(self.name)}",
+                allowed="a name of at most 63 characters",
+                remedy="Choose a shorter name for the table; `relation` names it as the source spells it.",
             )
 
     def _check_expect(self, tried: str) -> None:
@@ -281,6 +311,13 @@ class Source:
                 value=sorted(repeated),
                 allowed="each table once",
                 remedy="Remove the repeated table, or give it another name and a relation.",
+            )
+        if taken := sorted({history_name(table.name) for table in self.tables if table.history}.intersection(names)):
+            raise DeclarationError(
+                f"{tried}: field 'tables'",
+                value=", ".join(taken),
+                allowed="other names: these are the histories of tables that are declared with history=True",
+                remedy="Give the table another name and a relation, or leave history out.",
             )
         if self.kind == "mongodb":
             for table in self.tables:
