@@ -11,7 +11,7 @@ from lakehouse.raw import KeptManifests, RawLog
 from lakehouse.settings import Settings
 from lakehouse.sources import Patience, open_source
 from lakehouse.sources.reader import SourceReader
-from lakehouse.spec import Source, Table, lake_tables, logged
+from lakehouse.spec import History, Source, Table, history_of, lake_tables, logged
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import open_tables
 from lakehouse.tables.engine import LakeTables
@@ -85,6 +85,12 @@ class Deployment:
                 )
             chosen.extend(pair for pair in found if pair not in chosen)
         return chosen
+
+    def with_histories(self, chosen: Sequence[tuple[Source, Table]]) -> list[tuple[Source, Table]]:
+        """The chosen tables and the histories of these."""
+        found = [(source, table) for source, table in chosen if not isinstance(table, History)]
+        own = [(source, history_of(table)) for source, table in found if table.history]
+        return [*chosen, *(pair for pair in own if pair not in chosen)]
 
     def _tables(self) -> Iterator[tuple[Source, Table]]:
         for source in self.sources:

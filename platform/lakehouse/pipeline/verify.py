@@ -16,12 +16,13 @@ from datetime import datetime
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify_copies import NOTHING, Found, differing, read_lake, read_warehouse
+from lakehouse.pipeline.verify_history import history_record, read_history
 from lakehouse.pipeline.verify_raw import Raw, open_raw
 from lakehouse.pipeline.verify_reading import SourceFound, read_raw_and_source
 from lakehouse.pipeline.verify_record import Record, Seen, declaration_of, load_record, log_prefix, save_record
 from lakehouse.rows.checksum import total
 from lakehouse.sources.reader import SourceSnapshot
-from lakehouse.spec import Source, Table
+from lakehouse.spec import History, Source, Table
 from lakehouse.tables.engine import TableState
 
 COPIES = ("source", "raw", "lake", "warehouse")
@@ -97,15 +98,19 @@ def verify_source_tables(
 ) -> list[TableReport]:
     """Verify tables of one source, read from one view of it; a source that cannot be reached is named in each report."""
 
+    declared = [table for table in tables if not isinstance(table, History)]
+
     def verified(table: Table, snapshot: SourceSnapshot | None, unreachable: str) -> TableReport:
         name = f"{source.name}.{table.name}"
         on_event(f"verifying {name}")
         job = _Job(deployment, source, table, snapshot, unreachable, deep, lambda text: on_event(f"{name}: {text}"))
         return _verify(job)
 
+    if not declared:
+        return [verified(table, None, "") for table in tables]
     with closing(deployment.reader(source)) as reader:
         try:
-            reader.check(tables)
+            reader.check(declared)
             with reader.snapshot() as snapshot:
                 return [verified(table, snapshot, "") for table in tables]
         except LakehouseError as error:
@@ -134,6 +139,8 @@ def _positions(job: _Job) -> tuple[object, ...] | None:
 
 
 def _verify_once(job: _Job) -> TableReport:
+    if isinstance(job.table, History):
+        return _verify_history(job, job.table)
     deployment, source, table = job.deployment, job.source, job.table
     record = None if job.deep else load_record(deployment.store, source, table, job.say)
     state, unmarked = _state(job)
@@ -164,6 +171,31 @@ def _verify_once(job: _Job) -> TableReport:
     report = TableReport(job.name, (_source_report(found, reference), *copies), job.deep)
     if report.equal and raw is not None and state is not None:
         save_record(deployment.store, source, table, _record(job, raw, state, lake, warehouse, found), job.say)
+    return report
+
+
+def _verify_history(job: _Job, table: History) -> TableReport:
+    """A history is no copy of the source: raw is what the log makes of it, and its current rows are those of its table."""
+    deployment, source = job.deployment, job.source
+    record = None if job.deep else load_record(deployment.store, source, table, job.say)
+    state, unmarked = _state(job)
+    raw, taken = read_history(deployment, source, table, record)
+    copies = {"raw": raw.found}
+    known: Mapping[str, Mapping[str, Seen]] = (
+        {} if record is None or not taken else {"lake": record.lake, "warehouse": record.warehouse}
+    )
+    copies["lake"] = Found(problem="the table was not built yet: run `lakehouse run`", there=False)
+    if state is not None or unmarked:
+        copies["lake"] = read_lake(deployment, source, table, state, known.get("lake", {}))
+        copies["lake"].problem = unmarked or copies["lake"].problem
+    copies["warehouse"] = read_warehouse(deployment, source, table, state, known.get("warehouse", {}))
+    if not raw.found.sequence and not copies["lake"].there and not copies["warehouse"].there:
+        copies = {copy: Found() for copy in copies}
+    reference = copies["lake"] if raw.found.problem else raw.found
+    report = TableReport(job.name, tuple(_report(name, one, reference) for name, one in copies.items()), job.deep)
+    if report.equal and state is not None:
+        lake, warehouse = copies["lake"].pieces, copies["warehouse"].pieces
+        save_record(deployment.store, source, table, history_record(source, table, raw, state, lake, warehouse), job.say)
     return report
 
 

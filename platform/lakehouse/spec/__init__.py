@@ -13,7 +13,7 @@ from lakehouse.spec.batch import (
 )
 from lakehouse.spec.declaration import Column, Source, Table
 from lakehouse.spec.expectations import Expect
-from lakehouse.spec.history import History, history_of, lake_tables, logged
+from lakehouse.spec.history import History, declared_tables, history_of, lake_tables, logged
 from lakehouse.spec.load import Load
 from lakehouse.spec.partitioning import Partitioning, bucket, days, identity, months, unpartitioned
 
@@ -36,6 +36,7 @@ __all__ = [
     "Window",
     "bucket",
     "days",
+    "declared_tables",
     "history_of",
     "identity",
     "lake_tables",

@@ -28,6 +28,10 @@ DOCUMENT = "_document"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
+INTERVAL_NAMES = ("valid_from", "valid_to", "is_current", "deleted")
+"""The columns that a history has besides those of its table."""
+
+
 def history_name(table: str) -> str:
     """The name of a table's history."""
     return f"{table}__history"
@@ -209,6 +213,14 @@ class Table:
                 value="True for mode 'append'",
                 allowed="modes 'upsert' and 'snapshot': appended rows do not change",
                 remedy="Leave history out.",
+            )
+        if taken := [column.name for column in self.columns if self.history and column.name in INTERVAL_NAMES]:
+            raise DeclarationError(
+                f"{tried}: field 'columns'",
+                value=", ".join(taken),
+                allowed=f"other names: its history has {', '.join(INTERVAL_NAMES)} of its own",
+                remedy='Call the column otherwise (in a collection `path` says where it is: Column("removed", "bool", '
+                'path="deleted")), or leave history out.',
             )
         if self.history and not _NAME.fullmatch(history_name(self.name)):
             raise DeclarationError(

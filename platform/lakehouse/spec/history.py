@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from lakehouse.errors import SourceMismatch
 from lakehouse.spec.batch import FieldSpec, LogEntry
-from lakehouse.spec.declaration import Source, Table, history_name
+from lakehouse.spec.declaration import INTERVAL_NAMES, Source, Table, history_name
 
-VALID_FROM, VALID_TO, IS_CURRENT, DELETED = "valid_from", "valid_to", "is_current", "deleted"
+VALID_FROM, VALID_TO, IS_CURRENT, DELETED = INTERVAL_NAMES
 
 INTERVAL = (
     FieldSpec(VALID_FROM, "timestamp", False, "When the platform first saw the row so."),
@@ -18,8 +19,6 @@ INTERVAL = (
     FieldSpec(DELETED, "bool", False, "Whether it was so no more because it was found gone from the source."),
 )
 """The columns that a history has besides those of its table."""
-
-INTERVAL_NAMES = tuple(field.name for field in INTERVAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ def history_of(table: Table) -> History:
         partition=table.partition,
         format=table.format,
         renamed=table.renamed,
-        description=f"The history of `{table.name}`: a row for each state that the platform saw a row in. {table.description}".strip(),
+        description=f"The history of `{table.name}`: each state that its rows were seen in. {table.description}".strip(),
         of=table,
     )
 
@@ -63,6 +62,22 @@ def lake_tables(source: Source) -> Iterator[Table]:
 def logged(table: Table) -> Table:
     """The table in whose raw log a table's rows are: itself, or the one that it is the history of."""
     return table.of if isinstance(table, History) else table
+
+
+def declared_tables(tables: Iterable[Table]) -> list[Table]:
+    """The declared tables among these, and those whose histories are: what is read of a source for them."""
+    return list({logged(table).name: logged(table) for table in tables}.values())
+
+
+def refuse_interval_names(table: Table, names: Collection[str]) -> None:
+    """SourceMismatch when a table with a history has columns of the names that the history gives its own."""
+    if table.history and (taken := [name for name in INTERVAL_NAMES if name in names]):
+        raise SourceMismatch(
+            f"keeping the history of table {table.name!r}",
+            value=f"columns of the table: {', '.join(taken)}",
+            allowed=f"a table without columns named {', '.join(INTERVAL_NAMES)}: its history has these",
+            remedy="Let `relation` name a view that calls them otherwise, or leave history out.",
+        )
 
 
 def dated(entries: Sequence[LogEntry]) -> list[LogEntry]:

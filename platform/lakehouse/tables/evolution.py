@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from lakehouse.errors import SchemaChanged, SourceMismatch, WrongUse
 from lakehouse.spec import FieldSpec, History, Manifest, Table
-from lakehouse.spec.history import INTERVAL, INTERVAL_NAMES
+from lakehouse.spec.declaration import INTERVAL_NAMES
+from lakehouse.spec.history import INTERVAL, refuse_interval_names
 from lakehouse.spec.types import list_element, struct_fields
 
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
@@ -98,23 +99,12 @@ def folded_fields(
     if not isinstance(table, History):
         return evolved_fields(source, table, current, manifests)
     evolved = evolved_fields(source, table.of, [field for field in current if field.name not in INTERVAL_NAMES], manifests)
-    refuse_interval_names(source, table, {field.name for field in evolved})
+    refuse_interval_names(table.of, {field.name for field in evolved})
     found = {field.name: field for field in evolved}
     if not current:
         return (*evolved, *INTERVAL)
     first = tuple(found.pop(field.name, field) for field in current)
     return (*first, *found.values())
-
-
-def refuse_interval_names(source: str, table: History, names: Collection[str]) -> None:
-    """SourceMismatch when a table with a history has columns of the names that the history gives its own."""
-    if taken := [name for name in INTERVAL_NAMES if name in names]:
-        raise SourceMismatch(
-            f"building {source}.{table.name}, the history of {table.of.name!r}",
-            value=f"columns of the table: {', '.join(taken)}",
-            allowed=f"a table without columns named {', '.join(INTERVAL_NAMES)}: its history has these",
-            remedy="Let `relation` name a view that calls them otherwise, or leave history out.",
-        )
 
 
 def renamed_fields(table: Table, fields: Sequence[FieldSpec]) -> tuple[FieldSpec, ...]:

@@ -1,7 +1,7 @@
 """The rows of a history's partitions after new batches: intervals that end, and new ones.
 
-Key, cursor, place and digest of each version are folded first (`lakehouse.rows.history`), those of the old rows only where they are
-current and touched; then the files are read once more for the wide rows. Memory follows the number of versions, not their width.
+Key, cursor, place and digest of each version are folded first (`lakehouse.rows.history`), of the old rows only those that are
+current and touched. Then the files are read once more for the wide rows. Memory follows the number of versions, not their width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from lakehouse.rows.duck import incoming, quoted
 from lakehouse.rows.fold import POSITION
 from lakehouse.rows.history import DIGEST, INTERVALS, PLACE, VERSIONS, Intervals, refuse_other_kinds
 from lakehouse.spec import History, LogEntry
-from lakehouse.spec.history import INTERVAL_NAMES, IS_CURRENT, VALID_FROM
+from lakehouse.spec.declaration import INTERVAL_NAMES
+from lakehouse.spec.history import IS_CURRENT, VALID_FROM
 from lakehouse.spec.types import declared_type
 from lakehouse.tables.columns import duck_type
 from lakehouse.tables.embedded.batches import BatchRows

@@ -32,7 +32,9 @@ KEYS = "touched_keys"
 def collect_keys(connection: duckdb.DuckDBPyConnection, table: Table, schema: pa.Schema, batches: Sequence[BatchRows]) -> None:
     """Make the temporary table `touched_keys`."""
     key = ", ".join(quoted(name) for name in table.row_key)
-    rows = all_rows(pa.schema([schema.field(name) for name in table.row_key]), [file for batch in batches for file in batch.files])
+    rows = all_rows(
+        pa.schema([schema.field(name) for name in table.row_key]), [file for batch in batches for file in batch.files]
+    )
     connection.execute(f"create or replace temp table {KEYS} as select distinct {key} from {rows}")
 
 
