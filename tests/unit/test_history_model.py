@@ -1,9 +1,10 @@
-"""Random logs against a model of their history: the states of a dictionary, entry by entry, however the log is cut into applies."""
+"""Random logs against a model of their history: the states of a dictionary, entry by entry, however the log is cut."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -107,7 +108,7 @@ def check_ends(found: list[Row]) -> None:
     for row in sorted(found, key=lambda row: row["valid_from"]):
         by_key.setdefault(row["id"], []).append(row)
     for rows in by_key.values():
-        for row, following in zip(rows, rows[1:], strict=False):
+        for row, following in pairwise(rows):
             assert row["valid_from"] < row["valid_to"] <= following["valid_from"]
             assert row["deleted"] or row["valid_to"] == following["valid_from"]
         assert [row for row in rows if row["is_current"]] == [row for row in rows if row["valid_to"] is None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from lakehouse.errors import WrongUse
+from lakehouse.errors import DeclarationError, WrongUse
 from lakehouse.pipeline.declared import declared_sources
 from lakehouse.raw import KeptManifests, RawLog
 from lakehouse.settings import Settings
@@ -20,11 +20,19 @@ from lakehouse.warehouse.publisher import Warehouse
 
 
 class Deployment:
-    """What every hop works on. Opening it does no I/O."""
+    """What every hop works on. Opening it does no I/O; it raises DeclarationError for tables of one published name."""
 
     def __init__(self, settings: Settings, sources: Sequence[Source]) -> None:
         self.settings = settings
         self.sources = tuple(sources)
+        names = [f"{source.name}__{table.name}" for source, table in self._tables()]
+        if taken := sorted({name for name in names if names.count(name) > 1}):
+            raise DeclarationError(
+                "opening the deployment: tables that would be published under one name",
+                value=", ".join(taken),
+                allowed="each name once, made of source, two underscores and table (`__history` follows for a history)",
+                remedy="Give one of the tables another name and a relation, or its source another name.",
+            )
 
     @cached_property
     def store(self) -> ObjectStore:
