@@ -17,6 +17,7 @@ from lakehouse.pipeline.extract import Extracted, extract_source
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.verify import TableReport, verify_source_tables
 from lakehouse.pipeline.windows import DayRange
+from lakehouse.spec import lake_tables
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -153,7 +154,7 @@ class Shop:
         """Every copy of every table."""
         reports = {}
         for source in self.deployment.sources:
-            for report in verify_source_tables(self.deployment, source, list(source.tables), deep=deep):
+            for report in verify_source_tables(self.deployment, source, list(lake_tables(source)), deep=deep):
                 reports[report.table] = report
         return reports
 

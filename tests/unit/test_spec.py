@@ -90,6 +90,8 @@ WRONG_TABLES: list[tuple[dict[str, Any], str, str]] = [
     ({"deletes": "sweep", "sweep_every": timedelta(-1)}, "'sweep_every'", "zero or more"),
     ({"deletes": "none", "sweep_every": timedelta(1)}, "'sweep_every'", "deletes='sweep'"),
     ({"on_change": "stop"}, "'on_change'", "evolve, freeze"),
+    ({"history": True, "name": "a" * 60}, "'history'", "at most 63"),
+    ({"history": True, "columns": (Column("deleted", "bool"),)}, "'columns'", "valid_from, valid_to, is_current, deleted"),
     ({"gone_at_most": 20}, "'gone_at_most'", "from 0 to 1"),
     ({"gone_at_most": 0.2}, "'gone_at_most'", "deletes='sweep'"),
 ]
@@ -108,7 +110,7 @@ def test_a_table_that_cannot_be_meant_names_the_field_and_what_is_allowed(
 
 
 @pytest.mark.parametrize("changes", [{"event_time": None}, {"partition": unpartitioned()}, {"partition": days("other")},
-                                     {"partition": months("at")}, {"deletes": "sweep"}])  # fmt: skip
+                                     {"partition": months("at")}, {"deletes": "sweep"}, {"history": True}])  # fmt: skip
 def test_an_append_table_needs_an_event_time_and_its_days(changes: dict[str, Any]) -> None:
     with pytest.raises(DeclarationError, match="declaring table 'events'"):
         an_append_table(**changes)
@@ -125,6 +127,7 @@ def test_a_snapshot_table_finds_deletes_by_itself() -> None:
         ({"name": "Shop"}, "'name'", "lower-case"),
         ({"kind": "oracle"}, "'kind'", "postgres, mongodb"),
         ({"tables": (a_table(), a_table())}, "'tables'", "each table once"),
+        ({"tables": (a_table(history=True), a_table(name="orders__history"))}, "'tables'", "histories of tables"),
         ({"kind": "mongodb"}, "'columns'", "at least one Column"),
         ({"kind": "mongodb", "tables": (a_table(on_change="freeze"),)}, "'on_change'", "the columns that you declare"),
     ],

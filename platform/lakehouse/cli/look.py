@@ -115,7 +115,7 @@ def show(table: str, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     click.echo(f"{found.table}: {declared.description}")
-    click.echo(f"mode {declared.mode}, key {', '.join(declared.key)}, format {declared.format}, {found.state}\n")
+    click.echo(f"mode {found.mode}, key {', '.join(declared.key)}, format {declared.format}, {found.state}\n")
     print_table(("column", "type", "required", "description"), columns)
     click.echo()
     print_table(("partition", "rows"), list(partitions.items())[-20:], right=("rows",), title=f"{len(partitions)} partitions")

@@ -39,7 +39,7 @@ def run(
     """Extract what is new, apply, publish, and rebuild the statistics of the days that changed."""
     started = time.monotonic()
     here = deployment()
-    chosen = here.select(names)
+    chosen = here.with_histories(here.select(names))
     here.store.check()
     if not (Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml").is_file():
         services.write_instance(here.settings)

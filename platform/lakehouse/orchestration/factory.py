@@ -26,7 +26,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import Extracted, extract_source, summary
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.quarantine import quarantine_share
-from lakehouse.spec import Source, Table
+from lakehouse.spec import Source, Table, lake_tables
 
 Materialized = dg.MaterializeResult[Any]
 Results = Iterator[Materialized | dg.AssetCheckResult]
@@ -42,7 +42,7 @@ def source_assets(deployment: Deployment, source: Source) -> list[dg.AssetsDefin
     """Everything that follows from one declared source."""
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [_origin(source, table) for table in source.tables]
     assets.append(_raw_assets(deployment, source))
-    for table in source.tables:
+    for table in lake_tables(source):
         assets.append(_lake_asset(deployment, source, table))
         assets.append(_warehouse_asset(deployment, source, table))
     return assets

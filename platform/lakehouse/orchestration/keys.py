@@ -8,7 +8,7 @@ import dagster as dg
 
 from lakehouse.pipeline.windows import DayRange
 from lakehouse.settings import Settings
-from lakehouse.spec import Source, Table
+from lakehouse.spec import Source, Table, logged
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -28,8 +28,8 @@ def source_key(source: Source, table: Table) -> dg.AssetKey:
 
 
 def raw_key(source: Source, table: Table) -> dg.AssetKey:
-    """The table's raw log."""
-    return dg.AssetKey(["raw", source.name, table.name])
+    """The table's raw log; a history has that of its table."""
+    return dg.AssetKey(["raw", source.name, logged(table).name])
 
 
 def lake_key(source: Source, table: Table) -> dg.AssetKey:

@@ -7,7 +7,7 @@ import dagster as dg
 from lakehouse.orchestration.keys import maintenance_key
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.maintain import Maintained, maintain_tables
-from lakehouse.spec import Source
+from lakehouse.spec import Source, lake_tables
 
 
 def maintenance_assets(deployment: Deployment, source: Source) -> dg.AssetsDefinition:
@@ -20,7 +20,7 @@ def maintenance_assets(deployment: Deployment, source: Source) -> dg.AssetsDefin
         description=f"The lake tables of {source.name}, looked after: files compacted, old versions expired, orphans removed.",
     )
     def maintenance(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        done, failed = maintain_tables(deployment, [(source, table) for table in source.tables])
+        done, failed = maintain_tables(deployment, [(source, table) for table in lake_tables(source)])
         for name, error in failed.items():
             context.log.error(f"{name}: {error}")
         context.add_output_metadata(
@@ -33,7 +33,9 @@ def maintenance_assets(deployment: Deployment, source: Source) -> dg.AssetsDefin
             }
         )
         if failed:
-            raise dg.Failure(f"{len(failed)} of {len(source.tables)} tables were not looked after: {', '.join(failed)}")
+            raise dg.Failure(
+                f"{len(failed)} of {len(list(lake_tables(source)))} tables were not looked after: {', '.join(failed)}"
+            )
         return dg.MaterializeResult()
 
     return maintenance

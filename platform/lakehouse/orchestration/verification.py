@@ -9,8 +9,8 @@ from lakehouse.orchestration.keys import DEEP, is_set, verified_key, warehouse_k
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify import CopyReport, TableReport, verify_source_tables
 from lakehouse.pipeline.verify_results import keep_results
-from lakehouse.spec import Source
-from lakehouse.spec.quarantine import quarantine_of
+from lakehouse.spec import Source, lake_tables
+from lakehouse.spec.quarantine import quarantine_name
 
 
 def source_checks(deployment: Deployment, source: Source) -> dg.AssetChecksDefinition:
@@ -21,18 +21,18 @@ def source_checks(deployment: Deployment, source: Source) -> dg.AssetChecksDefin
             asset=warehouse_key(source, table),
             description="Source, raw log, lake and warehouse hold the same rows: counted, and compared by checksum.",
         )
-        for table in source.tables
+        for table in lake_tables(source)
     ]
 
     @dg.multi_asset_check(name=f"{source.name}__verify", specs=specs, can_subset=True)
     def verify(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        tables = [table for table in source.tables if verified_key(source, table) in context.selected_asset_check_keys]
+        tables = [table for table in lake_tables(source) if verified_key(source, table) in context.selected_asset_check_keys]
         deep = is_set(context, DEEP)
         reports = verify_source_tables(deployment, source, tables, on_event=context.log.info, deep=deep)
         keep_results(deployment, reports, run=context.run.run_id, on_event=context.log.warning)
         by_name = {report.table: report for report in reports}
         for table in tables:
-            report, beside = (by_name.get(f"{source.name}.{name}") for name in (table.name, quarantine_of(table).name))
+            report, beside = (by_name.get(f"{source.name}.{name}") for name in (table.name, quarantine_name(table)))
             assert report is not None
             key = verified_key(source, table)
             yield dg.AssetCheckResult(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.spec import Source, Table
+from lakehouse.spec import History, Source, Table
 from lakehouse.spec.quarantine import quarantine_of
 from lakehouse.tables.engine import Applied
 
@@ -29,6 +29,8 @@ def _apply(deployment: Deployment, source: Source, table: Table) -> Applied | No
     entries = log.entries(after=state.current.marker.sequence if state else 0)
     if not entries:
         return Applied(state, 0, (), (), 0) if state else None
+    if isinstance(table, History) and state:
+        entries = log.entries()  # each entry's moment follows from those before it
     return deployment.lake.apply(source.name, table, entries, log.folder)
 
 

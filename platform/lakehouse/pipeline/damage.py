@@ -15,13 +15,14 @@ import pyarrow as pa
 
 from lakehouse.errors import DamagedData, DamagedMetadata, LakehouseError, TerminalError
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.histories import history_sums, provable_entries
 from lakehouse.pipeline.verify_copies import differing
 from lakehouse.pipeline.verify_record import Parts
 from lakehouse.raw import RawLog, standing
 from lakehouse.rows.checksum import partition_checksums, total
 from lakehouse.rows.digest import row_digests
 from lakehouse.rows.duck import connect_duckdb
-from lakehouse.spec import LogEntry, RowChecksum, Source, Table
+from lakehouse.spec import History, LogEntry, RowChecksum, Source, Table
 from lakehouse.tables.engine import TableState
 from lakehouse.warehouse.publisher import Published
 
@@ -101,6 +102,8 @@ def diagnose(deployment: Deployment, source: Source, table: Table) -> Diagnosis:
     log = deployment.log(source, table)
     state, failed = _lake_state(deployment, source, table)
     raw = _raw(deployment, log, state.current.marker.sequence if state else 0, damage)
+    if isinstance(table, History) and raw.whole and state is not None:
+        damage += _unread(deployment, source, table, log, state.current.marker.sequence)
     lake = _lake(deployment, source, table, log, raw, state, failed, damage)
     published = _warehouse(deployment, source, table, lake, damage)
     return Diagnosis(source.name, table.name, raw, lake, published, tuple(damage))
@@ -162,11 +165,32 @@ def _lake(
     if (found.rows, found.hex) != (marker.rows, marker.checksum):
         damage.append(Damage("lake", name, f"{_rows(found)} instead of {marker.rows:,} rows, checksum {marker.checksum}"))
         return LakeCondition(state, parts=parts)
-    expected = _folded(deployment, log, table, marker.sequence) if raw.whole else None
+    expected = _expected(deployment, source, table, log, marker.sequence) if raw.whole else None
     if expected is not None and (differs := differing(parts, expected)):
         damage.append(Damage("lake", name, f"rows differ from the raw log in {_named(differs)}"))
         return LakeCondition(state, parts=parts)
     return LakeCondition(state, good=True, parts=parts)
+
+
+def _unread(deployment: Deployment, source: Source, table: History, log: RawLog, watermark: int) -> Iterator[Damage]:
+    """Entries that a history has not applied and never can: a later snapshot made them void, and their files are damaged."""
+    entries = log.entries()
+    begins = provable_entries(log, entries)[0].sequence if entries else 0
+    if begins > watermark + 1:
+        name = f"lake table {source.name}.{table.name}"
+        yield Damage("lake", name, f"entries {watermark + 1} to {begins - 1} of {log.folder} were not applied and cannot be read")
+
+
+def _expected(deployment: Deployment, source: Source, table: Table, log: RawLog, upto: int) -> Parts | None:
+    """What the log makes of the table up to a sequence, by partition; None where that cannot be told any more."""
+    if not isinstance(table, History):
+        return _folded(deployment, log, table, upto)
+    provable = provable_entries(log, log.entries())
+    try:
+        entries = [entry for entry in provable if entry.sequence <= upto]
+        return history_sums(deployment, source, table, log, entries).parts if entries else None
+    except DamagedData:
+        return None
 
 
 def _folded(deployment: Deployment, log: RawLog, table: Table, upto: int) -> Parts | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
-from lakehouse.errors import WrongUse
+from lakehouse.errors import DeclarationError, WrongUse
 from lakehouse.pipeline.declared import declared_sources
 from lakehouse.raw import KeptManifests, RawLog
 from lakehouse.settings import Settings
 from lakehouse.sources import Patience, open_source
 from lakehouse.sources.reader import SourceReader
-from lakehouse.spec import Source, Table
+from lakehouse.spec import History, Source, Table, history_of, lake_tables, logged
 from lakehouse.spec.quarantine import quarantine_of
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import open_tables
@@ -21,11 +21,19 @@ from lakehouse.warehouse.publisher import Warehouse
 
 
 class Deployment:
-    """What every hop works on. Opening it does no I/O."""
+    """What every hop works on. Opening it does no I/O; it raises DeclarationError for tables of one published name."""
 
     def __init__(self, settings: Settings, sources: Sequence[Source]) -> None:
         self.settings = settings
         self.sources = tuple(sources)
+        names = [f"{source.name}__{table.name}" for source, table in self._tables()]
+        if taken := sorted({name for name in names if names.count(name) > 1}):
+            raise DeclarationError(
+                "opening the deployment: tables that would be published under one name",
+                value=", ".join(taken),
+                allowed="each name once, made of source, two underscores and table (`__history` follows for a history)",
+                remedy="Give one of the tables another name and a relation, or its source another name.",
+            )
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -49,7 +57,8 @@ class Deployment:
         return open_source(source, url, replica, Patience(own.connect_seconds, own.answer_seconds))
 
     def log(self, source: Source, table: Table) -> RawLog:
-        """The raw log of a table."""
+        """The raw log of a table; a history has that of its table."""
+        table = logged(table)
         kept = KeptManifests(self.settings.home / "manifests" / f"{source.name}.{table.name}.jsonl")
         return RawLog(self.store, source.name, table, longest_hours=self.settings.longest_write_hours, kept=kept)
 
@@ -66,9 +75,9 @@ class Deployment:
         )
 
     def select(self, names: Sequence[str] = ()) -> list[tuple[Source, Table]]:
-        """The declared tables named `source` or `source.table`; all of them for no names. WrongUse names what is not there.
+        """The tables named `source` or `source.table`, each followed by its history if it has one; all of them for no names.
 
-        A quarantine is chosen by its own name alone.
+        WrongUse names what is not there. A quarantine is chosen by its own name alone.
         """
         everything = list(self._tables())
         if not names:
@@ -88,9 +97,15 @@ class Deployment:
             chosen.extend(pair for pair in found if pair not in chosen)
         return chosen
 
+    def with_histories(self, chosen: Sequence[tuple[Source, Table]]) -> list[tuple[Source, Table]]:
+        """The chosen tables and the histories of these."""
+        found = [(source, table) for source, table in chosen if not isinstance(table, History)]
+        own = [(source, history_of(table)) for source, table in found if table.history]
+        return [*chosen, *(pair for pair in own if pair not in chosen)]
+
     def _tables(self) -> Iterator[tuple[Source, Table]]:
         for source in self.sources:
-            for table in source.tables:
+            for table in lake_tables(source):
                 yield source, table
 
 

@@ -34,6 +34,7 @@ from lakehouse.rows.expected import Unmet, check_expectations
 from lakehouse.rows.privacy import check_privacy
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Position, Source, Table, Window
+from lakehouse.spec.history import refuse_interval_names
 from lakehouse.spec.types import field_paths
 
 READERS = 2
@@ -183,6 +184,7 @@ def refusal(deployment: Deployment, reader: SourceReader, table: Table) -> Lakeh
     """Why a table cannot be read as it is declared. Raises ConfigurationError and SourceUnavailable, which are the source's."""
     try:
         reader.check([table])
+        refuse_interval_names(table, reader.schema(table).names)
         check_privacy(table, reader.schema(table), deployment.settings.privacy_key.get_secret_value())
     except TerminalError as error:
         if type(error).__name__ == "ConfigurationError":

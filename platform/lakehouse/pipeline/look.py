@@ -14,7 +14,7 @@ from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import has_news
 from lakehouse.pipeline.statistics import stale_statistics
-from lakehouse.spec import Source, Table
+from lakehouse.spec import Source, Table, declared_tables
 from lakehouse.warehouse.publisher import Published
 
 
@@ -28,7 +28,9 @@ def is_up_to_date(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]
     with ThreadPoolExecutor(len(sources)) as pool:
         # A source answers while we compare the copies, and while the lake's library is imported.
         asked = [
-            pool.submit(has_news, deployment, source, [table for of, table in chosen if of.name == name], enough.is_set)
+            pool.submit(
+                has_news, deployment, source, declared_tables(table for of, table in chosen if of.name == name), enough.is_set
+            )
             for name, source in sources.items()
         ]
         try:

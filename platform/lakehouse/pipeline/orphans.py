@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lakehouse.errors import DamagedData
 from lakehouse.pipeline.deployment import Deployment, with_quarantines
-from lakehouse.spec import Source, Table
+from lakehouse.spec import History, Source, Table
 from lakehouse.stores import ObjectInfo, ObjectStore
 
 PROBE = ".probe"
@@ -56,7 +56,8 @@ def find_orphans(deployment: Deployment, chosen: Sequence[tuple[Source, Table]])
     limit = oldest_writer(deployment)
     for source, table in with_quarantines(chosen):
         name = f"{source.name}.{table.name}"
-        for where, look in (("raw", _raw), ("lake", _lake)):
+        copies = (("lake", _lake),) if isinstance(table, History) else (("raw", _raw), ("lake", _lake))
+        for where, look in copies:
             try:
                 files, now = look(deployment, source, table)
             except DamagedData as error:

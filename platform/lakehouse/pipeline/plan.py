@@ -25,7 +25,7 @@ from lakehouse.pipeline.windows import columns_of, due_days, last_extent, upsert
 from lakehouse.raw import RawLog
 from lakehouse.rows.expected import check_expectations
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
-from lakehouse.spec import LogEntry, Source, Table
+from lakehouse.spec import History, LogEntry, Source, Table
 from lakehouse.spec.types import declared_type
 from lakehouse.tables.columns import field_specs
 from lakehouse.tables.evolution import wider_type
@@ -89,8 +89,11 @@ def plan_run(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]) -> 
     for source in {source.name: source for source, _ in chosen}.values():
         tables = [table for of, table in chosen if of.name == source.name]
         try:
-            with closing(deployment.reader(source)) as reader:
-                plans += list(_source_plans(deployment, reader, source, tables))
+            declared = [table for table in tables if not isinstance(table, History)]
+            if declared:
+                with closing(deployment.reader(source)) as reader:
+                    plans += list(_source_plans(deployment, reader, source, declared))
+            plans += [_history_plan(deployment, source, table) for table in tables if isinstance(table, History)]
         except LakehouseError as error:
             plans += [TablePlan(f"{source.name}.{table.name}", (Change("stops", str(error)),)) for table in tables]
     try:
@@ -136,6 +139,17 @@ def _plan(
     except LakehouseError as error:
         found.stop(error)
     return TablePlan(name, tuple(found.changes), warnings)
+
+
+def _history_plan(deployment: Deployment, source: Source, table: History) -> TablePlan:
+    """A history reads nothing of the source: what waits for it in the raw log of its table."""
+    found, status = _Found(), table_status(deployment, source, table)
+    for words in filter(None, (status.problem, *status.damaged)):
+        found.add("stops", words)
+    if not status.lake_sequence and not status.problem:
+        found.add("new", f"history of {table.of.name}, {table.format}, {_partitioned(table)}")
+    _hops(status, found)
+    return TablePlan(status.table, tuple(found.changes))
 
 
 def _columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
@@ -13,7 +14,7 @@ from lakehouse.errors import WrongUse
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.tags import version_named
 from lakehouse.rows.duck import connect_duckdb, incoming, quoted
-from lakehouse.spec import Source, Table
+from lakehouse.spec import History, Source, Table
 
 LAYERS = ("lake", "warehouse")
 
@@ -58,8 +59,8 @@ def query(
 
 def _named_in(deployment: Deployment, sql: str, on: str) -> list[tuple[Source, Table]]:
     words = sql.replace('"', "").lower()
-    tables = deployment.select() if on == "lake" else deployment.select([on])
-    return [(source, table) for source, table in tables if f"{source.name}.{table.name}" in words]
+    tables = deployment.select() if on == "lake" else [(s, t) for s, t in deployment.select([on]) if not isinstance(t, History)]
+    return [(s, t) for s, t in tables if re.search(rf"\b{re.escape(f'{s.name}.{t.name}')}(?!\w)", words)]
 
 
 def _load_lake(

@@ -14,10 +14,11 @@ from lakehouse.errors import CommitConflict, DamagedData
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.damage import Diagnosis, diagnose
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.histories import provable_entries
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.repair_raw import RawStep, land_step, plan_raw
 from lakehouse.pipeline.repair_record import RepairRecord, begin_record, end_record, save_record
-from lakehouse.spec import Source, Table
+from lakehouse.spec import History, Source, Table
 
 ROUNDS = 6
 """Looks at a table before a repair gives up; three copies take at most three."""
@@ -53,6 +54,11 @@ class Plan:
 def plan_repair(deployment: Deployment, source: Source, table: Table) -> Plan:
     """Look at every copy of a table, and say what is to be done; nothing is changed."""
     found = diagnose(deployment, source, table)
+    if isinstance(table, History):
+        first = (
+            f"the raw log is that of {source.name}.{table.of.name}: run `lakehouse repair {source.name}.{table.of.name}` first"
+        )
+        return Plan(found, (), (first,) if found.of("raw") else ())
     steps, problems = plan_raw(deployment, source, table, found)
     return Plan(found, tuple(steps), tuple(problems))
 
@@ -128,7 +134,8 @@ def _mend_lake(deployment: Deployment, source: Source, table: Table, found: Diag
         restored = deployment.lake.restore(source.name, table)
         return f"led the table back to {restored}" if restored else "the metadata can be read again"
     log = deployment.log(source, table)
-    applied = deployment.lake.rebuild(source.name, table, log.entries(), log.folder)
+    entries = provable_entries(log, log.entries()) if isinstance(table, History) else log.entries()
+    applied = deployment.lake.rebuild(source.name, table, entries, log.folder)
     marker = applied.state.current.marker
     return f"folded {marker.sequence} entries anew: {marker.rows:,} rows in version {applied.state.current.version}"
 

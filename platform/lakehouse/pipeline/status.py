@@ -16,7 +16,7 @@ from lakehouse.errors import ConfigurationError, DamagedData, LakehouseError, Te
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.quarantine import Quarantine, open_rows
 from lakehouse.raw import standing
-from lakehouse.spec import LogEntry, Source, Table
+from lakehouse.spec import History, LogEntry, Source, Table, declared_tables
 from lakehouse.tables.engine import TableState
 from lakehouse.warehouse.publisher import Published
 
@@ -27,6 +27,7 @@ T = TypeVar("T")
 class TableStatus:
     """One table: sequences of its copies (0: none), rows and bytes of each, when it last landed and was last applied.
 
+    mode: that of the declaration; `history` for a history, whose raw log is that of its table: bytes there count as none.
     quarantined: rows in its quarantine that nobody has discarded. problem: why it cannot be looked at. behind, damaged: what is,
     in words, each with the command that mends it.
     """
@@ -78,6 +79,7 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
     """Look at one table's copies; a server that does not answer is said in `problem`."""
     name = f"{source.name}.{table.name}"
     damaged: list[str] = []
+    mode = "history" if isinstance(table, History) else table.mode
     mend = f"run `lakehouse repair {name}`"
     try:
         entries = _entries(deployment, source, table, damaged, mend)
@@ -85,7 +87,7 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
         published = _or_damaged(lambda: deployment.warehouse.state(source.name, table), damaged, mend)
         kept = _or_damaged(lambda: _quarantined(deployment, source, table), damaged, mend)
     except LakehouseError as error:
-        return TableStatus(name, table.mode, 0, 0, 0, 0, 0, 0, 0, 0, None, None, problem=str(error))
+        return TableStatus(name, mode, 0, 0, 0, 0, 0, 0, 0, 0, None, None, problem=str(error))
     head = entries[-1].sequence if entries else 0
     if state and state.current.marker.sequence > head:
         gone = f"entries {head + 1} to {state.current.marker.sequence} are gone, which the lake has applied"
@@ -93,13 +95,13 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
     files = {file.path: file.bytes for entry in entries for file in entry.manifest.files}
     return TableStatus(
         table=name,
-        mode=table.mode,
+        mode=mode,
         rows=state.current.marker.rows if state else 0,
         raw_sequence=head,
         lake_sequence=state.current.marker.sequence if state else 0,
         warehouse_sequence=published.marker.sequence if published else 0,
         warehouse_rows=published.marker.rows if published else 0,
-        raw_bytes=sum(files.values()),
+        raw_bytes=0 if isinstance(table, History) else sum(files.values()),
         lake_bytes=state.bytes if state else 0,
         warehouse_bytes=published.bytes if published else 0,
         last_landed=entries[-1].manifest.created_at if entries else None,
@@ -171,7 +173,7 @@ def check_sources(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]
     """
     for source in {source.name: source for source, _ in chosen}.values():
         with closing(deployment.reader(source)) as reader:
-            reader.check([table for of, table in chosen if of.name == source.name])
+            reader.check(declared_tables(table for of, table in chosen if of.name == source.name))
 
 
 def source_status(deployment: Deployment, source: Source) -> SourceStatus:

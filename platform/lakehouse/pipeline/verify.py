@@ -8,7 +8,7 @@ equal is not read again while it is known to be unchanged, and the report says h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,12 +16,13 @@ from datetime import datetime
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.verify_copies import NOTHING, Found, differing, read_lake, read_warehouse
+from lakehouse.pipeline.verify_history import history_record, read_history
 from lakehouse.pipeline.verify_raw import Raw, open_raw
 from lakehouse.pipeline.verify_reading import SourceFound, read_raw_and_source
 from lakehouse.pipeline.verify_record import Record, Seen, declaration_of, load_record, log_prefix, save_record
 from lakehouse.rows.checksum import total
 from lakehouse.sources.reader import SourceSnapshot
-from lakehouse.spec import Source, Table
+from lakehouse.spec import History, Source, Table
 from lakehouse.spec.declaration import QUARANTINE
 from lakehouse.spec.quarantine import quarantine_of
 from lakehouse.tables.engine import TableState
@@ -109,18 +110,26 @@ def verify_source_tables(
         job = _Job(deployment, source, table, snapshot, unreachable, deep, lambda text: on_event(f"{name}: {text}"))
         return _verify(job)
 
+    def beside() -> Iterator[TableReport]:
+        for table in kept:
+            if deployment.log(source, table).head():
+                report = verified(table, None, "")
+                yield replace(report, copies=report.copies[1:])
+
     tables = [table for table in asked if not table.name.endswith(QUARANTINE)]
     kept = [quarantine_of(table) for table in tables if table.keeps_refused]
     kept += [table for table in asked if table.name.endswith(QUARANTINE) and table not in kept]
+    declared = [table for table in tables if not isinstance(table, History)]
+    if not declared:
+        return [*(verified(table, None, "") for table in tables), *beside()]
     with closing(deployment.reader(source)) as reader:
         try:
-            reader.check(tables)
+            reader.check(declared)
             with reader.snapshot() as snapshot:
                 reports = [verified(table, snapshot, "") for table in tables]
         except LakehouseError as error:
             reports = [verified(table, None, str(error)) for table in tables]
-    beside = [verified(table, None, "") for table in kept if deployment.log(source, table).head()]
-    return reports + [replace(report, copies=report.copies[1:]) for report in beside]
+    return [*reports, *beside()]
 
 
 def _verify(job: _Job) -> TableReport:
@@ -145,6 +154,8 @@ def _positions(job: _Job) -> tuple[object, ...] | None:
 
 
 def _verify_once(job: _Job) -> TableReport:
+    if isinstance(job.table, History):
+        return _verify_history(job, job.table)
     deployment, source, table = job.deployment, job.source, job.table
     record = None if job.deep else load_record(deployment.store, source, table, job.say)
     state, unmarked = _state(job)
@@ -175,6 +186,31 @@ def _verify_once(job: _Job) -> TableReport:
     report = TableReport(job.name, (_source_report(found, reference), *copies), job.deep)
     if report.equal and raw is not None and state is not None:
         save_record(deployment.store, source, table, _record(job, raw, state, lake, warehouse, found), job.say)
+    return report
+
+
+def _verify_history(job: _Job, table: History) -> TableReport:
+    """A history is no copy of the source: raw is what the log makes of it, and its current rows are those of its table."""
+    deployment, source = job.deployment, job.source
+    record = None if job.deep else load_record(deployment.store, source, table, job.say)
+    state, unmarked = _state(job)
+    raw, taken = read_history(deployment, source, table, record)
+    copies = {"raw": raw.found}
+    known: Mapping[str, Mapping[str, Seen]] = (
+        {} if record is None or not taken else {"lake": record.lake, "warehouse": record.warehouse}
+    )
+    copies["lake"] = Found(problem="the table was not built yet: run `lakehouse run`", there=False)
+    if state is not None or unmarked:
+        copies["lake"] = read_lake(deployment, source, table, state, known.get("lake", {}))
+        copies["lake"].problem = unmarked or copies["lake"].problem
+    copies["warehouse"] = read_warehouse(deployment, source, table, state, known.get("warehouse", {}))
+    if not raw.found.sequence and not copies["lake"].there and not copies["warehouse"].there:
+        copies = {copy: Found() for copy in copies}
+    reference = copies["lake"] if raw.found.problem else raw.found
+    report = TableReport(job.name, tuple(_report(name, one, reference) for name, one in copies.items()), job.deep)
+    if report.equal and state is not None:
+        lake, warehouse = copies["lake"].pieces, copies["warehouse"].pieces
+        save_record(deployment.store, source, table, history_record(source, table, raw, state, lake, warehouse), job.say)
     return report
 
 

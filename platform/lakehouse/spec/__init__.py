@@ -13,6 +13,7 @@ from lakehouse.spec.batch import (
 )
 from lakehouse.spec.declaration import Column, Source, Table
 from lakehouse.spec.expectations import Expect
+from lakehouse.spec.history import History, declared_tables, history_of, lake_tables, logged
 from lakehouse.spec.load import Load
 from lakehouse.spec.partitioning import Partitioning, bucket, days, identity, months, unpartitioned
 
@@ -21,6 +22,7 @@ __all__ = [
     "Column",
     "Expect",
     "FieldSpec",
+    "History",
     "Load",
     "LogEntry",
     "Manifest",
@@ -34,7 +36,11 @@ __all__ = [
     "Window",
     "bucket",
     "days",
+    "declared_tables",
+    "history_of",
     "identity",
+    "lake_tables",
+    "logged",
     "months",
     "unpartitioned",
 ]

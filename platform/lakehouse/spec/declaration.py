@@ -34,6 +34,15 @@ LONGEST_NAME = 63
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
+INTERVAL_NAMES = ("valid_from", "valid_to", "is_current", "deleted")
+"""The columns that a history has besides those of its table."""
+
+
+def history_name(table: str) -> str:
+    """The name of a table's history."""
+    return f"{table}__history"
+
+
 def _check(tried: str, field_name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise DeclarationError(
@@ -109,6 +118,8 @@ class Table:
       them is kept as this column.
     keep_months: whether the lake keeps what the table was at the end of each month, under the name `month-2026-10`; maintenance
       sees to it.
+    history: whether lake and warehouse have, beside the table, all states that its rows have had: see `docs/history.md`. Modes
+      `upsert` and `snapshot`.
     """
 
     name: str
@@ -133,6 +144,7 @@ class Table:
     expect: tuple[Expect, ...] = ()
     on_refused: OnRefused = "quarantine"
     refused_at_most: float = 0.0
+    history: bool = False
 
     @property
     def keeps_refused(self) -> bool:
@@ -186,6 +198,7 @@ class Table:
                 allowed="format='iceberg': Delta has no names of versions",
                 remedy="Leave keep_months out, or keep the table in Iceberg's format.",
             )
+        self._check_history(tried)
         if self.mode == "append" and (self.partition.transform != "day" or self.partition.column != self.event_time):
             raise DeclarationError(
                 f"{tried}: field 'partition'",
@@ -204,6 +217,35 @@ class Table:
         if self.lookback < timedelta(0):
             raise DeclarationError(
                 f"{tried}: field 'lookback'", value=self.lookback, allowed="zero or more", remedy="Write timedelta(hours=6)."
+            )
+
+    @property
+    def row_key(self) -> tuple[str, ...]:
+        """The columns by which a batch finds the rows that it changes."""
+        return self.key
+
+    def _check_history(self, tried: str) -> None:
+        if self.history and self.mode == "append":
+            raise DeclarationError(
+                f"{tried}: field 'history'",
+                value="True for mode 'append'",
+                allowed="modes 'upsert' and 'snapshot': appended rows do not change",
+                remedy="Leave history out.",
+            )
+        if taken := [column.name for column in self.columns if self.history and column.name in INTERVAL_NAMES]:
+            raise DeclarationError(
+                f"{tried}: field 'columns'",
+                value=", ".join(taken),
+                allowed=f"other names: its history has {', '.join(INTERVAL_NAMES)} of its own",
+                remedy='Call the column otherwise (in a collection `path` says where it is: Column("removed", "bool", '
+                'path="deleted")), or leave history out.',
+            )
+        if self.history and not _NAME.fullmatch(history_name(self.name)):
+            raise DeclarationError(
+                f"{tried}: field 'history'",
+                value=f"a table named {history_name(self.name)}",
+                allowed="a name of at most 63 characters",
+                remedy="Choose a shorter name for the table; `relation` names it as the source spells it.",
             )
 
     def _check_expect(self, tried: str) -> None:
@@ -323,6 +365,13 @@ class Source:
                 value=sorted(repeated),
                 allowed="each table once",
                 remedy="Remove the repeated table, or give it another name and a relation.",
+            )
+        if taken := sorted({history_name(table.name) for table in self.tables if table.history}.intersection(names)):
+            raise DeclarationError(
+                f"{tried}: field 'tables'",
+                value=", ".join(taken),
+                allowed="other names: these are the histories of tables that are declared with history=True",
+                remedy="Give the table another name and a relation, or leave history out.",
             )
         if self.kind == "mongodb":
             for table in self.tables:

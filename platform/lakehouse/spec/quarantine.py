@@ -55,10 +55,15 @@ class QuarantinedRow:
 COLUMNS = tuple(field.name for field in fields(QuarantinedRow))
 
 
+def quarantine_name(table: Table) -> str:
+    """What the quarantine of a table is called."""
+    return f"{table.name}{QUARANTINE}"
+
+
 def quarantine_of(table: Table) -> Table:
     """The quarantine of a table, as a table: it has a raw log, is applied, published and verified like any other."""
     return Table(
-        f"{table.name}{QUARANTINE}",
+        quarantine_name(table),
         "upsert",
         ("row_id",),
         cursor="seen_at",

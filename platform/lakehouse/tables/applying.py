@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lakehouse.rows.checksum import EMPTY
-from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
+from lakehouse.spec import FieldSpec, History, LogEntry, Marker, Table
 from lakehouse.stores import refuse_late, started
 from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema, field_specs
 from lakehouse.tables.committing import Target
 from lakehouse.tables.engine import Applied
 from lakehouse.tables.entries import has_snapshot, needed_entries
-from lakehouse.tables.evolution import changes_digests, evolved_fields, renamed_fields
+from lakehouse.tables.evolution import changes_digests, folded_fields, renamed_fields
 from lakehouse.tables.folds import Folded, FoldEngine, FoldTask
 from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, TableFormat, TableHandle
 from lakehouse.tables.partitions import PartitionScheme
@@ -79,9 +79,10 @@ class Apply:
 
     def __post_init__(self) -> None:
         self.source, self.table = self.target.source, self.target.table
-        self.anew = self.rebuild or (self.table.mode != "snapshot" and has_snapshot(self.pending))
+        kept = isinstance(self.table, History) or self.table.mode == "snapshot"
+        self.anew = self.rebuild or (not kept and has_snapshot(self.pending))
         manifests = [entry.manifest for entry in self.pending]
-        self.fields = evolved_fields(self.source, self.table, renamed_fields(self.table, self.base.fields), manifests)
+        self.fields = folded_fields(self.source, self.table, renamed_fields(self.table, self.base.fields), manifests)
         self.schema = arrow_schema(self.fields)
         self.scheme = PartitionScheme.of(self.table.partition, self.schema)
 
@@ -90,7 +91,8 @@ class Apply:
         began = started()
         staged = self.target.format.stage(self.source, self.table, self.base.handle, self.fields, self.scheme)
         rewrite = staged.rewrites and not self.anew
-        whole = rewrite or changes_digests(self.base.marked, self.fields)
+        touches_all = isinstance(self.table, History) and has_snapshot(self.pending)
+        whole = rewrite or touches_all or changes_digests(self.base.marked, self.fields)
         handle = self.base.handle
         old = {} if handle is None or self.anew else files_by_partition(handle, self.scheme)
         task = FoldTask(

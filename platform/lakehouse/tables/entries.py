@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lakehouse.errors import CommitConflict
-from lakehouse.spec import LogEntry, Table
+from lakehouse.spec import History, LogEntry, Table
+from lakehouse.spec.history import dated
 
 
 def pending_entries(source: str, table: Table, watermark: int, entries: Sequence[LogEntry]) -> list[LogEntry]:
@@ -27,8 +28,18 @@ def pending_entries(source: str, table: Table, watermark: int, entries: Sequence
     return pending
 
 
+def folded_entries(table: Table, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
+    """Entries as they are folded: for a history they are dated."""
+    return dated(entries) if isinstance(table, History) else entries
+
+
 def needed_entries(table: Table, entries: Sequence[LogEntry]) -> list[LogEntry]:
-    """Those entries whose rows can be in the result: not the snapshots and windows that a later entry replaces as a whole."""
+    """Those entries whose rows can be in the result: not the snapshots and windows that a later entry replaces as a whole.
+
+    A history needs all of them.
+    """
+    if isinstance(table, History):
+        return list(entries)
     entries = entries[_beginning(entries) :]
     if table.mode == "upsert":
         return list(entries)

@@ -13,7 +13,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lakehouse.errors import SchemaChanged, SourceMismatch, WrongUse
-from lakehouse.spec import FieldSpec, Manifest, Table
+from lakehouse.spec import FieldSpec, History, Manifest, Table
+from lakehouse.spec.declaration import INTERVAL_NAMES
+from lakehouse.spec.history import INTERVAL, refuse_interval_names
 from lakehouse.spec.types import list_element, struct_fields
 
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
@@ -88,6 +90,21 @@ def evolved_fields(
         )
     check_declared(source, table, fields)
     return tuple(fields.values())
+
+
+def folded_fields(
+    source: str, table: Table, current: Sequence[FieldSpec], manifests: Sequence[Manifest]
+) -> tuple[FieldSpec, ...]:
+    """As `evolved_fields`; a history has those of its table and its own, new ones after all that were there."""
+    if not isinstance(table, History):
+        return evolved_fields(source, table, current, manifests)
+    evolved = evolved_fields(source, table.of, [field for field in current if field.name not in INTERVAL_NAMES], manifests)
+    refuse_interval_names(table.of, {field.name for field in evolved})
+    found = {field.name: field for field in evolved}
+    if not current:
+        return (*evolved, *INTERVAL)
+    first = tuple(found.pop(field.name, field) for field in current)
+    return (*first, *found.values())
 
 
 def renamed_fields(table: Table, fields: Sequence[FieldSpec]) -> tuple[FieldSpec, ...]:

@@ -17,7 +17,7 @@ from lakehouse.tables.committing import Target, conflict
 from lakehouse.tables.compacting import Compaction, fragmented
 from lakehouse.tables.datafiles import partition_contents
 from lakehouse.tables.engine import Applied, Compacted, Fragments, Keep, TableState, TableVersion
-from lakehouse.tables.entries import pending_entries
+from lakehouse.tables.entries import folded_entries, pending_entries
 from lakehouse.tables.evolution import check_declared
 from lakehouse.tables.folds import FoldEngine
 from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, TableFormat, TableHandle
@@ -62,7 +62,7 @@ class Lake:
         base = read_base(self._format(table), source, table)
         if base.handle is not None and base.handle.current is not None:
             _refuse_old_names(base.handle, source, table)
-        pending = pending_entries(source, table, base.marker.sequence, entries)
+        pending = pending_entries(source, table, base.marker.sequence, folded_entries(table, entries))
         if pending:
             return Apply(self._target(source, table), self._folds(), base, pending).run(files_root)
         if base.handle is None or base.handle.current is None:
@@ -77,7 +77,7 @@ class Lake:
     def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
         target = self._target(source, table)
         base = read_unmarked_base(target.format, source, table)
-        pending = pending_entries(source, table, 0, entries)
+        pending = pending_entries(source, table, 0, folded_entries(table, entries))
         return Apply(target, self._folds(), base, pending, rebuild=True).run(files_root)
 
     def restore(self, source: str, table: Table) -> str | None:

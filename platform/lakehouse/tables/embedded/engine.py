@@ -135,5 +135,5 @@ def _holds_touched_key(task: FoldTask, fold: Fold, files: Sequence[DataFile]) ->
     """Whether a partition has an old version of a key that the batches bring: its key columns are read."""
     handle = task.handle
     assert handle is not None
-    key = list(task.table.key)
+    key = list(task.table.row_key)
     return any(fold.holds_touched_key(handle.batches(file, task.schema, columns=key)) for file in files)

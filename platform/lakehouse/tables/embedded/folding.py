@@ -20,11 +20,12 @@ from lakehouse.rows.checksum import EMPTY, digest_schema, with_digests
 from lakehouse.rows.duck import incoming, literal, quoted
 from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
 from lakehouse.rows.partition import WHOLE
-from lakehouse.spec import RowChecksum, Table
+from lakehouse.spec import History, RowChecksum, Table
 from lakehouse.spec.types import declared_type
 from lakehouse.stores import disk_full
 from lakehouse.tables.columns import duck_type
 from lakehouse.tables.embedded.batches import BatchRows, LocalBatch
+from lakehouse.tables.embedded.intervals import HistoryFold
 from lakehouse.tables.embedded.localrows import LocalRows, all_rows, bytes_per_row
 from lakehouse.tables.embedded.newest import collect_keys, is_touched, newest_rows
 from lakehouse.tables.embedded.stages import STAGE, Stages
@@ -137,7 +138,7 @@ class Fold:
 
     def holds_touched_key(self, keys: Iterator[pa.RecordBatch]) -> bool:
         """Whether any of the rows (key columns) has a key that the batches touch."""
-        schema = pa.schema([self.schema.field(name) for name in self.table.key])
+        schema = pa.schema([self.schema.field(name) for name in self.table.row_key])
         with incoming(self.connection, "old_keys", keys, schema):
             query = f"select 1 from old_keys as r where {is_touched(self.table, 'r')} limit 1"
             return self.connection.execute(query).fetchone() is not None
@@ -200,7 +201,7 @@ class Fold:
         if self.table.mode == "append":
             window = batch.manifest.window
             return window is None or bool(self.scheme.overlapped(group, [window]))
-        return self.table.mode == "snapshot"
+        return self.table.mode == "snapshot" or batch.manifest.kind == "snapshot"
 
     def _stage(self, batch: LocalBatch, stages: Stages) -> Path:
         """A batch cut into stages, so that no group reads all rows of the others; the folder that they are in."""
@@ -262,6 +263,11 @@ class Fold:
         if not batches:
             columns = ", ".join(quoted(name) for name in self.schema.names)
             return f"select {columns} from {all_rows(self.schema, old)}"
+        if isinstance(self.table, History):
+            fold = HistoryFold(
+                self.connection, self.aside, self.table, self.schema, DIGEST_BYTES, self.threads, every_row=self.every_row
+            )
+            return fold.rows(old, batches)
         if self.table.mode == "upsert":
             for rows in batches:
                 fold_sql(self.table, self.schema, None, [_entry(rows, self.schema)])  # refuses a kind that the mode has not

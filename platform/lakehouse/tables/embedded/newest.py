@@ -31,14 +31,16 @@ KEYS = "touched_keys"
 
 def collect_keys(connection: duckdb.DuckDBPyConnection, table: Table, schema: pa.Schema, batches: Sequence[BatchRows]) -> None:
     """Make the temporary table `touched_keys`."""
-    key = ", ".join(quoted(name) for name in table.key)
-    rows = all_rows(pa.schema([schema.field(name) for name in table.key]), [file for batch in batches for file in batch.files])
+    key = ", ".join(quoted(name) for name in table.row_key)
+    rows = all_rows(
+        pa.schema([schema.field(name) for name in table.row_key]), [file for batch in batches for file in batch.files]
+    )
     connection.execute(f"create or replace temp table {KEYS} as select distinct {key} from {rows}")
 
 
 def is_touched(table: Table, alias: str) -> str:
     """A condition on the rows of a relation: its key is in `touched_keys`."""
-    match = " and ".join(f"t.{quoted(name)} is not distinct from {alias}.{quoted(name)}" for name in table.key)
+    match = " and ".join(f"t.{quoted(name)} is not distinct from {alias}.{quoted(name)}" for name in table.row_key)
     return f"exists (select 1 from {KEYS} as t where {match})"
 
 
@@ -55,13 +57,13 @@ def newest_rows(
     """
     narrow = pa.schema([schema.field(name) for name in dict.fromkeys([*table.key, *([table.cursor] if table.cursor else [])])])
     origins = {file: index for index, file in enumerate([*old, *(file for batch in batches for file in batch.files)])}
-    before = _placed(narrow, {file: origins[file] for file in old}, f" where {is_touched(table, 'r')}") if old else None
+    before = placed(narrow, {file: origins[file] for file in old}, f" where {is_touched(table, 'r')}") if old else None
     entries = [
         FoldEntry(
             rows.batch.sequence,
             rows.batch.manifest.kind,
             rows.batch.manifest.window,
-            _placed(narrow, {file: origins[file] for file in rows.files}),
+            placed(narrow, {file: origins[file] for file in rows.files}),
             (*rows.batch.columns, PLACE),
         )
         for rows in batches
@@ -78,12 +80,12 @@ def newest_rows(
     )
     columns = ", ".join(quoted(name) for name in schema.names)
     return " union all ".join(
-        f"select {columns} from {_placed(schema, {file: origins[file] for file in files})} as r where {found}"
+        f"select {columns} from {placed(schema, {file: origins[file] for file in files})} as r where {found}"
         for files, found in parts
     )
 
 
-def _placed(schema: pa.Schema, origins: Mapping[LocalRows, int], where: str = "") -> str:
+def placed(schema: pa.Schema, origins: Mapping[LocalRows, int], where: str = "") -> str:
     """A parenthesised query for columns of files' rows, with place and position of each. origins: the numbers of the files."""
     if not origins:
         return f"(select *, 0::bigint as {PLACE} from {all_rows(schema, [])})"

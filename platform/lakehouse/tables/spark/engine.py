@@ -24,6 +24,7 @@ from lakehouse import errors
 from lakehouse.errors import EngineFailed, LakehouseError, Unsupported
 from lakehouse.rows.checksum import EMPTY, total
 from lakehouse.settings import Settings
+from lakehouse.spec import History, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.columns import field_specs
 from lakehouse.tables.datafiles import raw_damaged
@@ -65,6 +66,7 @@ class SparkEngine:
 
     def fold(self, task: FoldTask) -> Folded:
         """See `lakehouse.tables.folds.FoldEngine`."""
+        refuse_history(f"{task.source}.{task.table.name}", task.table)
         with _failing(f"folding {task.source}.{task.table.name}"):
             new = self._proved(task)
             plan = Plan(self._session, task.table, task.schema, task.entries, f"{self._store.url}/{task.files_root}")
@@ -183,6 +185,17 @@ class SparkEngine:
             else:
                 self._store.delete(file.url.removeprefix(self._store.url + "/"))
         return folded
+
+
+def refuse_history(name: str, table: Table) -> None:
+    """Histories are folded by the embedded engine alone."""
+    if isinstance(table, History):
+        raise Unsupported(
+            f"folding {name} with Spark",
+            value=f"the history of {table.of.name!r}",
+            allowed="tables without a history; the embedded engine folds histories",
+            remedy=f"Run it with LAKEHOUSE_ENGINE=embedded (the engines take turns), or leave history out of {table.of.name!r}.",
+        )
 
 
 def refuse_deletes(name: str, old: Mapping[str, Sequence[DataFile]]) -> None:
