@@ -103,6 +103,16 @@ def partition_name(scheme: PartitionScheme, text: str | None) -> str:
     return f"{scheme.field}={'' if text == EMPTY else text}"
 
 
+def partitioning_of(columns: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> Partitioning:
+    """The partitioning that a table was declared with."""
+    if not columns:
+        return Partitioning()
+    (name,) = columns
+    told = next(field["metadata"] for field in fields if field["name"] == name)
+    transform, buckets = told[PARTITION], told.get(BUCKETS)
+    return Partitioning(transform, name.removesuffix(f"_{transform}"), None if buckets is None else int(buckets))
+
+
 def check_partitioning(
     tried: str, columns: Sequence[str], fields: Sequence[Mapping[str, Any]], partitioning: Partitioning
 ) -> None:
@@ -115,7 +125,8 @@ def check_partitioning(
             tried,
             value=f"the table is partitioned by {', '.join(columns) or 'nothing'}",
             allowed=f"the declared partitioning: {wanted or 'nothing'}",
-            remedy="Declare the partitioning that it has, or another table of the same relation=: it is built anew.",
+            remedy="Declare the partitioning that it has; or run `lakehouse rebuild` on the table: it is folded anew in the "
+            "declared one.",
         )
 
 
