@@ -30,9 +30,10 @@ def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry],
                 f"reading {source}.{table.name}: column {field.name!r} changed its type",
                 value=f"{found} in the source, {known} in what was landed before",
                 allowed=FOLLOWED,
-                remedy=f"Run `lakehouse rebuild {source}.{table.name}`: what was landed is folded anew as {found}, if every value is "
-                f"exactly that. Or change the column back to {known} in the source, let `relation` name a view that casts it, or "
-                f"declare the table under another name (relation={table.relation or table.name!r}). Nothing was landed.",
+                remedy=f"Run `lakehouse rebuild {source}.{table.name}`: what was landed is folded anew as {found}, where every "
+                f"value is exactly that. Or change the column back to {known} in the source, let `relation` name a view that "
+                f"casts it, or declare the table under another name (relation={table.relation or table.name!r}). Nothing was "
+                "landed.",
             )
     if table.on_change == "freeze" and (changes := "; ".join(_changes(last_fields(entries), fields_of(schema)))):
         raise SchemaChanged(

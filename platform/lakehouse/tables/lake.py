@@ -91,6 +91,8 @@ class Lake:
         target = self._target(source, table)
         base = unmarked(target.format.load(source, table))
         pending = pending_entries(source, table, 0, entries)
+        if expected is not None and base.handle is not None and base.handle.current is not None:
+            _refuse_to_go_back(base.handle, source, table, pending[-1].sequence)
         return Apply(target, self._folds(), base, pending, rebuild=True, expected=expected).run(files_root)
 
     def partitioning(self, source: str, table: Table) -> Partitioning | None:
@@ -280,6 +282,17 @@ def _refuse_old_names(handle: TableHandle, source: str, table: Table) -> None:
             value="columns under old names: " + ", ".join(f"{old} (now {today})" for old, today in names.items()),
             allowed="a table whose columns are called as they are declared",
             remedy="Build it anew from its raw log: `rebuild`, which apply_table does by itself.",
+        )
+
+
+def _refuse_to_go_back(handle: TableHandle, source: str, table: Table, last: int) -> None:
+    assert handle.current is not None
+    if (found := handle.marker(handle.current).sequence) > last:
+        raise CommitConflict(
+            f"folding entries up to {last} of {source}.{table.name} anew",
+            value=f"a table that has applied entry {found}",
+            allowed="a table that is not further than they are",
+            remedy="Call it again: it reads the log again.",
         )
 
 
