@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lakehouse import Column, Source, Table, bucket, days, months, unpartitioned
+from lakehouse import Column, Source, Table, bucket, days, unpartitioned
 from lakehouse.errors import DamagedData, SchemaChanged, ValueRefused, WrongUse
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.deployment import Deployment
@@ -191,7 +191,7 @@ def test_a_field_of_documents_that_becomes_personal_is_not_pretended_to_be(shop:
     shop.deployment = Deployment(shop.deployment.settings, (CLICKS,))
     shop.run()
     declare(shop, "clicks.clicks", personal={"page": "mask"})
-    with pytest.raises(WrongUse, match="lakehouse run --select clicks.clicks --full"):
+    with pytest.raises(WrongUse, match=r"lakehouse run --select clicks\.clicks --full"):
         planned(shop, "clicks.clicks")
 
 
@@ -238,7 +238,6 @@ def test_a_table_as_it_is_declared_is_folded_anew_all_the_same(shop: Shop) -> No
     assert plan.changes == ()
     rebuilt(shop, "clicks.clicks")
     assert_deep_equal(shop)
+    shop.deployment = Deployment(shop.deployment.settings, (SHOP,))
     with pytest.raises(WrongUse, match="without a raw log"):
-        shop.deployment = Deployment(shop.deployment.settings, (SHOP,))
         planned(shop, "shop.orders")
-    assert months("at") != days("at")

@@ -1,9 +1,10 @@
 """A healthy table folded anew from its raw log under today's declaration, and exchanged in.
 
 What changes no row (partitions, format) is a fold of the log as it is. What does (types, personal columns, a key) is landed
-first: a snapshot of the log's fold as it is declared now, after which the columns, types and rows of all that came before count no
-more. Either way the lake's table is replaced in one commit, beside which readers go on, and the warehouse's in one exchange. Who is
-killed leaves the table as it was or as it is to be, and is begun again; a run that comes in between goes on from what it finds.
+first: a snapshot of the log's fold as it is declared now, after which the columns, types and rows of all that came before count
+no more. Either way the lake's table is replaced in one commit, beside which readers go on, and the warehouse's in one exchange.
+Who is killed leaves the table as it was or as it is to be, and is begun again; a run that comes in between goes on from what it
+finds.
 """
 
 from __future__ import annotations
