@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from lakehouse import faults
 from lakehouse.errors import CommitConflict, DamagedData, SchemaChanged, WrongUse
+from lakehouse.settings import Settings, StoreSettings
 from lakehouse.spec import REBUILDS, Partitioning, RowChecksum, Table
 from lakehouse.spec.partitioning import bucket, days, identity, months, unpartitioned
+from lakehouse.tables.delta.opening import open_table
 from lakehouse.tables.engine import Applied
-from tests.lakes import Lake, evolving_lake_fixture, overtaken, sorted_rows  # noqa: F401
+from tests.lakes import (  # noqa: F401
+    Lake,
+    delta_lake_fixture,
+    evolving_lake_fixture,
+    make_lake,
+    overtaken,
+    process,
+    processes_done,
+    sorted_rows,
+)
 from tests.rawlogs import SOURCE, HandLog, Row, day
 
 ITEMS = Table("items", "upsert", ("id",), cursor="changed", event_time="changed", partition=bucket("id", 2))
@@ -171,3 +184,58 @@ def test_a_rebuild_whose_answer_was_lost_knows_that_it_went_through(lake: Lake, 
     faults.arm("lake.commit:after:error")
     rebuilt(lake, log)
     lake.check(log, EXPECTED)
+
+
+def read_by_spark(settings: Settings, version: int, told: Path) -> None:
+    """What another reader finds in an Iceberg table of the lake now, and in one of its versions."""
+    from lakehouse.tables.spark.session import open_session
+
+    session, name = open_session(settings), f"`{settings.catalog.name}`.{SOURCE}.items"
+    texts = ["", f" version as of {version}"]
+    found = [session.sql(f"select id, note from {name}{text} order by changed, id").collect() for text in texts]
+    told.write_text(json.dumps([[[row.id, row.note] for row in rows] for rows in found]))
+
+
+def test_others_read_an_iceberg_table_whose_partition_column_got_another_type(
+    s3_store: StoreSettings, postgres_database: str, tmp_path: Path
+) -> None:
+    lake = make_lake(tmp_path / "home", s3_store, postgres_database, spark={"shuffle_partitions": 2})
+    log = lake.log(ITEMS, FIELDS, ("id", "changed"))
+    log.write("upsert", EXPECTED)
+    lake.apply(log)
+    before = lake.state(ITEMS).current.version
+    land_anew(log, {**FIELDS, "id": "string"}, [{**row, "id": f"n{row['id']}"} for row in EXPECTED])
+    lake.apply(log)
+    log.write("upsert", [{**item(7, 30), "id": "n7"}])
+    lake.apply(log)
+    reader = process(read_by_spark, lake.settings, before, tmp_path / "told")
+    processes_done([reader])
+    now, then = json.loads((tmp_path / "told").read_text())
+    assert sorted(then) == sorted([row["id"], row["note"]] for row in EXPECTED)
+    assert sorted(now) == sorted([*([f"n{row['id']}", row["note"]] for row in EXPECTED), ["n7", "7"]])
+
+
+def test_others_read_a_delta_table_that_was_rebuilt_and_its_versions(delta_lake: Lake) -> None:
+    log = delta_lake.log(ITEMS, FIELDS, ("id", "changed"))
+    log.write("upsert", EXPECTED)
+    delta_lake.apply(log)
+    log.table = replace(log.table, partition=days("changed"))
+    land_anew(log, {**FIELDS, "price": "int32"}, [{**row, "price": 9} for row in EXPECTED])
+    rebuilt(delta_lake, log)
+    for version, prices, column in ((0, {Decimal("9.50")}, "id_bucket"), (1, {9}, "changed_day")):
+        delta = open_table(delta_lake.tables.root(SOURCE, log.table), delta_lake.settings.store, version)
+        assert delta is not None
+        assert delta.metadata().partition_columns == [column]
+        rows = delta.to_pyarrow_table().to_pylist()
+        assert {row["id"] for row in rows} == {row["id"] for row in EXPECTED}
+        assert {row["price"] for row in rows} == prices
+
+
+def test_a_scan_that_began_before_a_rebuild_goes_on(lake: Lake, log: HandLog) -> None:
+    scan = lake.tables.scan(SOURCE, ITEMS)
+    rows = next(scan).to_pylist()
+    log.table = replace(log.table, partition=days("changed"))
+    land_anew(log, {**FIELDS, "price": "int32"}, [{**row, "price": 9} for row in EXPECTED])
+    rebuilt(lake, log)
+    rows += [row for batch in scan for row in batch.to_pylist()]
+    assert sorted_rows(rows) == sorted_rows(EXPECTED)
