@@ -59,7 +59,8 @@ def _column(tried: str, batch: pa.RecordBatch, field: pa.Field, key: Sequence[st
     cast = _there_and_back(values, field.type)
     if cast is not None:
         return cast
-    place = next(at for at in range(len(values)) if _there_and_back(values.slice(at, 1), field.type) is None)
+    # Taken, not sliced: a slice of lists is cast with all that the others hold.
+    place = next(at for at in range(len(values)) if _there_and_back(values.take(pa.array([at])), field.type) is None)
     row = ", ".join(f"{name}={batch.column(name)[place].as_py()!r}" for name in key)
     raise ValueRefused(
         f"{tried}: column {field.name!r}",

@@ -104,11 +104,19 @@ def partition_name(scheme: PartitionScheme, text: str | None) -> str:
 
 
 def partitioning_of(columns: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> Partitioning:
-    """The partitioning that a table was declared with."""
+    """The partitioning that a table was declared with; SchemaChanged for another tool's."""
     if not columns:
         return Partitioning()
-    (name,) = columns
+    name = columns[0]
     told = next(field["metadata"] for field in fields if field["name"] == name)
+    if len(columns) > 1 or PARTITION not in told:
+        raise SchemaChanged(
+            "reading how a Delta table is partitioned",
+            value=", ".join(columns),
+            allowed=f"one column that says in its metadata what it is ({PARTITION}), or none",
+            remedy="Another tool has made the table anew: go back to a version of ours with its tools, or build it under another "
+            "name.",
+        )
     transform, buckets = told[PARTITION], told.get(BUCKETS)
     return Partitioning(transform, name.removesuffix(f"_{transform}"), None if buckets is None else int(buckets))
 

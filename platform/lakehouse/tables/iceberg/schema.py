@@ -156,14 +156,21 @@ def new_spec(partitioning: Partitioning, schema: Schema) -> PartitionSpec:
 
 
 def partitioning_of(spec: PartitionSpec, schema: Schema) -> Partitioning:
-    """The partitioning that a spec of ours was declared as. schema: one that has the column."""
+    """The partitioning that a spec of ours was declared as; SchemaChanged for another tool's. schema: one that has the column."""
     if not spec.fields:
         return Partitioning()
-    (field,) = spec.fields
+    field = spec.fields[0]
     column, transform = schema.find_column_name(field.source_id), field.transform
-    if isinstance(transform, BucketTransform):
+    if isinstance(transform, BucketTransform) and len(spec.fields) == 1:
         return Partitioning("bucket", column, transform.num_buckets)
     names: dict[type, PartitionTransform] = {DayTransform: "day", MonthTransform: "month", IdentityTransform: "identity"}
+    if len(spec.fields) > 1 or type(transform) not in names:
+        raise SchemaChanged(
+            "reading how an Iceberg table is partitioned",
+            value=f"{spec.fields}",
+            allowed="one field by day, month, bucket or identity, or none",
+            remedy="Another tool has changed the partition spec: change it back there.",
+        )
     return Partitioning(names[type(transform)], column)
 
 
