@@ -37,15 +37,16 @@ def rebuild(table: str, yes: bool, dry_run: bool, as_json: bool) -> None:
     document: dict[str, Any] = {"plan": _document(plan), "done": [], "record": None}
     if not as_json:
         _print(plan)
-    if not dry_run and (yes or (not as_json and _agreed())):
+    agreed = not dry_run and (yes or (not as_json and _agreed()))
+    if agreed:
         record = rebuild_table(here, source, declared, plan, on_event=say)
         document |= {"done": record.done, "record": here.store.url_of(record.path)}
         say(f"rebuilt. Record: {document['record']}")
-    elif not dry_run:
-        say("Nothing was done. Give --yes to do it.")
-        raise click.exceptions.Exit(1)
     if as_json:
         click.echo(json.dumps(document, indent=2))
+    if not agreed and not dry_run:
+        say("Nothing was done. Give --yes to do it.")
+        raise click.exceptions.Exit(1)
 
 
 def _document(plan: RebuildPlan) -> dict[str, Any]:
