@@ -193,7 +193,9 @@ def source_changes() -> str:
     cases = runpy.run_path(str(TESTS / "source_changes.py"))
     lines = ["| in the source | here |", "| --- | --- |"]
     for kind, title in (("POSTGRES", "Postgres"), ("MONGODB", "MongoDB")):
-        lines += [f"| {title}: {case.what} | {case.happens} |" for case in cases[kind]]
+        for case in cases[kind]:
+            rebuilt = f"; `lakehouse rebuild`: {case.rebuilt}" if case.rebuilt else ""
+            lines.append(f"| {title}: {case.what} | {case.happens}{rebuilt} |")
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ class Change:
     old, new: what the warehouse has of a row that was there before and is not touched, and of one that comes after; None where
     there is no such row any more. new_row: columns and values, or fields, of the row that comes after, beside those it needs.
     stops: what the error says with which the table stops; empty where it goes on. declared: what is declared of it afterwards.
+    rebuilt: what `lakehouse rebuild` makes of a table that stopped, after which it goes on; empty where that is no way.
     """
 
     what: str
@@ -30,6 +31,7 @@ class Change:
     new_row: Mapping[str, Any] = field(default_factory=dict)
     stops: str = ""
     declared: Mapping[str, Any] = field(default_factory=dict)
+    rebuilt: str = ""
 
 
 POSTGRES = (
@@ -164,13 +166,22 @@ POSTGRES = (
         "the table stops, before anything of it is landed",
         ("alter table customers alter visits type text",),
         before=("alter table customers add visits int default 7",),
+        old={"visits": "7"},
+        new={"visits": "many"},
+        new_row={"visits": "many"},
         stops="column 'visits' changed its type",
+        rebuilt="every value is taken in the new type, or the first that is not exactly there is named and nothing is changed",
     ),
     Change(
         "the key becomes another one",
         "the table stops: rows could be taken for each other",
         ("alter table customers drop constraint customers_pkey", "alter table customers add primary key (tier, id)"),
+        old={"tier": "free"},
+        new={"tier": "free"},
+        new_row={"tier": "free"},
         stops="no primary key, nor a unique index",
+        declared={"key": ("tier", "id")},
+        rebuilt="declared beforehand, the new key is taken, if every row has it and no two share it",
     ),
     Change(
         "a column that is declared is dropped or renamed: key, cursor, event time, a personal one",

@@ -17,6 +17,7 @@ from lakehouse.pipeline import landing
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
 from lakehouse.pipeline.quarantine import Quarantine
+from lakehouse.pipeline.rebuild import plan_rebuild, rebuild_table
 from lakehouse.pipeline.replay import discard_rows, quarantined, replay_rows
 from lakehouse.spec import Source, Table
 from tests.shop import CLICKS, FIRST, SHOP, Shop, assert_equal
@@ -175,6 +176,21 @@ def test_rows_are_replayed_once_the_table_takes_them_even_if_the_source_has_lost
     assert {row["_id"]: row["page"] for row in shop.published("clicks__clicks")}["bad"] == "5"
     shop.sql("insert into orders values (6, '2026-01-01 01:06Z', 123456.5, 'žluť 6')")
     shop.run(full=True)
+    assert_equal(shop)
+
+
+def test_rows_are_replayed_into_a_table_that_was_rebuilt_to_take_them(shop: Shop) -> None:
+    declare(shop)
+    shop.sql("update orders set amount = 'NaN' where id in (5, 105)")
+    shop.run()
+    declare(shop, orders={"columns": (Column("amount", "string"),)})
+    source, table = table_of(shop, "orders")
+    rebuild_table(shop.deployment, source, table, plan_rebuild(shop.deployment, source, table))
+    assert len(replayed(shop, "orders").taken) == 2
+    assert kept(shop, "orders") == []
+    amounts = {row["id"]: row["amount"] for row in shop.published("shop__orders")}
+    assert (amounts[5], amounts[105], len(amounts)) == ("NaN", "NaN", 150)
+    shop.run()
     assert_equal(shop)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from lakehouse import Table
 from lakehouse.errors import ConfigurationError, DeclarationError
-from lakehouse.rows.privacy import check_privacy, protected
+from lakehouse.rows.privacy import check_privacy, plain_values, protected, protected_again
 
 TABLE = Table("users", "snapshot", ("id",), personal={"email": "tokenise", "name": "mask", "photo": "drop"})
 ROWS = pa.RecordBatch.from_pydict(
@@ -52,3 +52,12 @@ def test_masking_a_number_is_refused_and_named() -> None:
     table = Table("users", "snapshot", ("name",), personal={"id": "mask"})
     with pytest.raises(DeclarationError, match=r"personal\['id'\]"):
         check_privacy(table, ROWS.schema, "k" * 16)
+
+
+def test_rows_that_landed_before_are_protected_and_what_is_protected_stays() -> None:
+    (first,) = protected([ROWS], TABLE, "k" * 16)
+    assert plain_values(ROWS, TABLE) == {"email": 3, "name": 2, "photo": 4}
+    assert plain_values(first, TABLE) == {}
+    assert list(protected_again([ROWS], TABLE, "k" * 16)) == [first]
+    assert list(protected_again([first], TABLE, "k" * 16)) == [first]
+    assert list(protected_again([first], TABLE, "x" * 16)) == [first], "a token of a token tells nothing"

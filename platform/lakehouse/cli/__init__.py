@@ -35,6 +35,7 @@ _COMMANDS = {
     "rollback": "versions",
     "tag": "versions",
     "repair": "repair",
+    "rebuild": "rebuild",
     "quarantine": "quarantine",
     "maintain": "maintain",
     "orphans": "orphans",

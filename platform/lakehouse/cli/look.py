@@ -13,7 +13,7 @@ from lakehouse import services
 from lakehouse.cli.session import deployment, stopped_servers
 from lakehouse.cli.terminal import print_table, say, size_of
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.repair_record import read_records
+from lakehouse.pipeline.repair_record import REBUILDS, RepairRecord, read_records
 from lakehouse.pipeline.status import SourceStatus, TableStatus, source_status, table_status
 from lakehouse.settings import load_settings
 from lakehouse.spec.types import declared_type, field_doc
@@ -75,7 +75,7 @@ def tables(as_json: bool) -> None:
 @click.argument("table")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(table: str, as_json: bool) -> None:
-    """One TABLE (source.table): its declaration, columns, partitions, versions and last repairs."""
+    """One TABLE (source.table): its declaration, columns, partitions, versions, last repairs and rebuilds."""
     here = deployment()
     chosen = here.select([table])
     if len(chosen) > 1:
@@ -84,6 +84,7 @@ def show(table: str, as_json: bool) -> None:
     source, declared = chosen[0]
     found = table_status(here, source, declared)
     repairs = read_records(here, source, declared)
+    rebuilds = read_records(here, source, declared, folder=REBUILDS)
     state = here.lake.state(source.name, declared) if found.lake_sequence else None
     columns = [(f.name, declared_type(f), not f.nullable, field_doc(f)) for f in state.schema] if state else []
     partitions = here.lake.partitions(source.name, declared) if state else {}
@@ -111,6 +112,7 @@ def show(table: str, as_json: bool) -> None:
             "partitions": partitions,
             "versions": [{**_plain(asdict(v)), "names": named.get(v.version, [])} for v in history],
             "repairs": [_plain(asdict(repair)) for repair in repairs],
+            "rebuilds": [_plain(asdict(rebuild)) for rebuild in rebuilds],
         }
         click.echo(json.dumps(document, indent=2))
         return
@@ -122,12 +124,17 @@ def show(table: str, as_json: bool) -> None:
     click.echo()
     header = ("version", "names", "committed", "operation", "sequence", "rows", "checksum")
     print_table(header, versions[-20:], right=("sequence", "rows"), title=f"{len(versions)} versions")
-    if repairs:
-        click.echo()
-        shown = [(r.began, r.who, "; ".join(r.done), r.problem or ("" if r.ended else "did not end")) for r in repairs]
-        print_table(("repaired", "by", "what was done", "problem"), shown, title="Last repairs")
+    _print_records("repaired", "Last repairs", repairs)
+    _print_records("rebuilt", "Last rebuilds", rebuilds)
     for words in filter(None, (found.problem, *found.behind, *found.damaged)):
         say(f"{found.table}: {words}")
+
+
+def _print_records(when: str, title: str, records: list[RepairRecord]) -> None:
+    if records:
+        click.echo()
+        shown = [(r.began, r.who, "; ".join(r.done), r.problem or ("" if r.ended else "did not end")) for r in records]
+        print_table((when, "by", "what was done", "problem"), shown, title=title)
 
 
 def _documents(found: list[TableStatus]) -> list[dict[str, Any]]:

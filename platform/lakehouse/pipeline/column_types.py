@@ -12,7 +12,7 @@ import pyarrow as pa
 from lakehouse.errors import SchemaChanged
 from lakehouse.pipeline.windows import REPAIRS
 from lakehouse.raw import fields_of
-from lakehouse.spec import FieldSpec, LogEntry, Table
+from lakehouse.spec import FieldSpec, LogEntry, Table, since_rebuilt
 from lakehouse.spec.types import declared_type
 from lakehouse.tables.evolution import FOLLOWED, wider_type
 
@@ -30,8 +30,10 @@ def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry],
                 f"reading {source}.{table.name}: column {field.name!r} changed its type",
                 value=f"{found} in the source, {known} in what was landed before",
                 allowed=FOLLOWED,
-                remedy=f"Change the column back to {known} in the source, or let `relation` name a view that casts it, or "
-                f"declare the table under another name (relation={table.relation or table.name!r}). Nothing was landed.",
+                remedy=f"Run `lakehouse rebuild {source}.{table.name}`: what was landed is folded anew as {found}, where every "
+                f"value is exactly that. Or change the column back to {known} in the source, let `relation` name a view that "
+                f"casts it, or declare the table under another name (relation={table.relation or table.name!r}). Nothing was "
+                "landed.",
             )
     if table.on_change == "freeze" and (changes := "; ".join(_changes(last_fields(entries), fields_of(schema)))):
         raise SchemaChanged(
@@ -70,10 +72,10 @@ def _changes(before: Sequence[FieldSpec], now: Sequence[FieldSpec]) -> Iterator[
 
 
 def landed_types(entries: Sequence[LogEntry]) -> dict[str, str]:
-    """The declared type of each column that the log has brought, the widest of its batches."""
+    """The declared type of each column that the log has brought, the widest of its batches: since it was rebuilt, if it was."""
     types: dict[str, str] = {}
     seen = set()
-    for entry in entries:
+    for entry in since_rebuilt(entries):
         manifest = entry.manifest
         if manifest.kind == "delete" or manifest.fingerprint in seen:
             continue

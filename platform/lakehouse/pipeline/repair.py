@@ -18,6 +18,7 @@ from lakehouse.pipeline.histories import provable_entries
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.repair_raw import RawStep, land_step, plan_raw
 from lakehouse.pipeline.repair_record import RepairRecord, begin_record, end_record, save_record
+from lakehouse.pipeline.statistics import forget_statistics
 from lakehouse.spec import History, Source, Table
 
 ROUNDS = 6
@@ -113,7 +114,7 @@ def _round(
         apply_table(deployment, source, table)
         if plan.diagnosis.of("warehouse"):
             done(f"warehouse: {_mend_warehouse(deployment, source, table, plan.diagnosis)}")
-        _forget_statistics(deployment, source, table)
+        forget_statistics(deployment, source, table)
         publish_table(deployment, source, table)
     except CommitConflict as error:
         on_event(f"another process was faster, looking again: {error.value}")
@@ -155,13 +156,6 @@ def _mend_warehouse(deployment: Deployment, source: Source, table: Table, found:
         than=found.published,
     )
     return f"copied all {published.rows:,} rows of version {version}"
-
-
-def _forget_statistics(deployment: Deployment, source: Source, table: Table) -> None:
-    """Let the next run build all days of the statistics that read this table: they may have read what was damaged."""
-    built = deployment.warehouse.read_statistics_marker()
-    if built.pop(f"{source.name}.{table.name}", None) is not None:
-        deployment.warehouse.write_statistics_marker(built)
 
 
 def _left(source: Source, table: Table, plan: Plan) -> DamagedData:

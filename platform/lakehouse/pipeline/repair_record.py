@@ -1,4 +1,5 @@
-"""What a repair leaves behind: one JSON object for each, `repairs/<source>/<table>/<time>-<id>.json` in the store.
+"""What a repair or a rebuild leaves behind: one JSON object for each in the store, `repairs/<source>/<table>/<time>-<id>.json`,
+or `rebuilds/…`.
 
 It is written before anything is done, and again after each round, so that a repair that was killed has left one too: its `ended`
 is null.
@@ -18,12 +19,16 @@ from lakehouse.pipeline.damage import Damage
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
 
-FOLDER = "repairs"
+REPAIRS, REBUILDS = "repairs", "rebuilds"
+"""Where the records of each are."""
 
 
 @dataclass
 class RepairRecord:
-    """One repair. who: user, machine and process. damaged: what was found. done: in words. problem: why it stopped, if it did."""
+    """One repair, or one rebuild. who: user, machine and process. damaged: what a repair found. changes: what a rebuild was for.
+
+    done: in words. problem: why it stopped, if it did.
+    """
 
     table: str
     path: str
@@ -31,6 +36,7 @@ class RepairRecord:
     began: str
     ended: str | None = None
     damaged: list[dict[str, str]] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     problem: str = ""
 
@@ -39,12 +45,20 @@ class RepairRecord:
         self.damaged += [shown for shown in map(asdict, damage) if shown not in self.damaged]
 
 
-def begin_record(deployment: Deployment, source: Source, table: Table, damage: tuple[Damage, ...]) -> RepairRecord:
-    """A record of a repair that is about to begin, in the store."""
+def begin_record(
+    deployment: Deployment,
+    source: Source,
+    table: Table,
+    damage: tuple[Damage, ...] = (),
+    *,
+    changes: tuple[str, ...] = (),
+    folder: str = REPAIRS,
+) -> RepairRecord:
+    """A record of a repair, or of a rebuild, that is about to begin, in the store."""
     now = datetime.now(UTC)
-    path = f"{_folder(source, table)}/{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.json"
+    path = f"{_folder(folder, source, table)}/{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.json"
     who = f"{_user()}@{socket.gethostname()}, process {os.getpid()}"
-    record = RepairRecord(f"{source.name}.{table.name}", path, who, now.isoformat())
+    record = RepairRecord(f"{source.name}.{table.name}", path, who, now.isoformat(), changes=[*changes])
     record.found(damage)
     save_record(deployment, record)
     return record
@@ -62,9 +76,11 @@ def end_record(deployment: Deployment, record: RepairRecord, problem: str = "") 
     save_record(deployment, record)
 
 
-def read_records(deployment: Deployment, source: Source, table: Table, last: int = 5) -> list[RepairRecord]:
-    """The last repairs of a table, oldest first; a record that cannot be read is left out: nothing hangs on it."""
-    paths = [info.path for info in deployment.store.list(_folder(source, table))][-last:]
+def read_records(
+    deployment: Deployment, source: Source, table: Table, last: int = 5, *, folder: str = REPAIRS
+) -> list[RepairRecord]:
+    """The last repairs or rebuilds of a table, oldest first; a record that cannot be read is left out: nothing hangs on it."""
+    paths = [info.path for info in deployment.store.list(_folder(folder, source, table))][-last:]
     records = []
     for path in paths:
         try:
@@ -74,8 +90,8 @@ def read_records(deployment: Deployment, source: Source, table: Table, last: int
     return records
 
 
-def _folder(source: Source, table: Table) -> str:
-    return f"{FOLDER}/{source.name}/{table.name}"
+def _folder(folder: str, source: Source, table: Table) -> str:
+    return f"{folder}/{source.name}/{table.name}"
 
 
 def _user() -> str:

@@ -24,10 +24,11 @@ from lakehouse.pipeline.gate import Gate, key_text, row_id, time_column
 from lakehouse.pipeline.landing import Landing
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.quarantine import TAKEN_UP, Quarantine, open_rows
-from lakehouse.pipeline.windows import columns_of, lacks_columns
+from lakehouse.pipeline.windows import closed_days, columns_of, lacks_columns
+from lakehouse.rows.duck import connect_duckdb, literal, quoted
 from lakehouse.rows.expected import check_expectations
 from lakehouse.sources.reader import Refuse, SourceSnapshot
-from lakehouse.spec import LogEntry, Position, Source, Table, Window
+from lakehouse.spec import Position, Source, Table, Window
 from lakehouse.spec.quarantine import Form, QuarantinedRow
 
 Single = tuple[QuarantinedRow, pa.RecordBatch]
@@ -189,20 +190,24 @@ class _Replay:
         landing, ids = self._landing, [row.row_id for row, _ in chosen]
         fresh = [batch for _, batch in chosen]
         folder = f"day={window.low.date().isoformat()}" if window and window.low else ""
-        previous = None
+        closed = bool(window and window.low and closed_days(landing.entries, columns_of(landing.schema)).get(window.low.date()))
+        batches: Iterable[pa.RecordBatch] = fresh
         if kind != "upsert":
             previous = landing.previous("replace" if window else "snapshot", window)
-            if previous is None or lacks_columns(previous.manifest, columns_of(landing.schema)):
+            if previous is None and closed:  # a snapshot came after the day's batch: a rebuild's, or a repair's
+                batches = self._with(self._folded(window), fresh)
+            elif previous is None or lacks_columns(previous.manifest, columns_of(landing.schema)):
                 self._waiting += ids
                 return
-        batches = fresh if previous is None else self._with(previous, fresh)
+            else:
+                batches = self._with(landing.log.read(previous), fresh)
         head = landing.head
         written = landing.write(batches, landing.schema, folder=folder)
         landed = landing.land_written(
             written,
             kind="upsert" if kind == "upsert" else "replace" if window else "snapshot",
             window=window,
-            closed=previous is not None and previous.manifest.closed,
+            closed=closed,
             schema=landing.schema,
             position=landing.position_with({TAKEN_UP: ",".join(sorted(ids))}),
             only_after=head,
@@ -217,11 +222,22 @@ class _Replay:
         landing.take_up(ids)
         self._taken += ids
 
-    def _with(self, previous: LogEntry, fresh: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The rows of a batch, and those of `fresh` whose keys are not among them."""
+    def _folded(self, window: Window | None) -> Iterator[pa.RecordBatch]:
+        """The rows of a day as the whole log has them."""
+        column = self._table.event_time
+        assert column is not None
+        assert window is not None
+        with connect_duckdb(threads=1) as connection, self._landing.log.current_rows(connection) as rows:
+            low, high = (literal(edge.isoformat()) for edge in (window.low, window.high) if edge is not None)
+            within = f"{quoted(column)} >= {low}::timestamptz and {quoted(column)} < {high}::timestamptz"
+            for batch in connection.execute(f"select * from {rows.relation} where {within}").to_arrow_reader(65_536):
+                yield batch.cast(rows.schema)
+
+    def _with(self, had_before: Iterable[pa.RecordBatch], fresh: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The rows that a window has, and those of `fresh` whose keys are not among them."""
         key, had = list(self._table.key), set[str]()
         wanted = {_key(batch, key) for batch in fresh}
-        for batch in self._landing.log.read(previous):
+        for batch in had_before:
             had |= wanted.intersection(key_text(row.values()) for row in batch.select(key).to_pylist())
             yield _as_today(batch, self._landing.schema)
         for batch in fresh:

@@ -54,6 +54,13 @@ def mark_built(deployment: Deployment, stale: StaleStatistics) -> None:
     deployment.warehouse.write_statistics_marker(stale.sequences)
 
 
+def forget_statistics(deployment: Deployment, source: Source, table: Table) -> None:
+    """Let the next run build all days of the statistics that read this table: they may have read what it is not any more."""
+    built = deployment.warehouse.read_statistics_marker()
+    if built.pop(f"{source.name}.{table.name}", None) is not None:
+        deployment.warehouse.write_statistics_marker(built)
+
+
 def _days_between(deployment: Deployment, source: Source, table: Table, built: int | None, published: int) -> set[str]:
     if built == published or table.event_time is None:
         return set()

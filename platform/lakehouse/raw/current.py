@@ -14,7 +14,7 @@ from lakehouse.raw.manifest import schema_of
 from lakehouse.raw.windows import standing
 from lakehouse.rows.duck import literal, quoted
 from lakehouse.rows.fold import POSITION, FoldEntry, fold_sql
-from lakehouse.spec import LogEntry, Table
+from lakehouse.spec import LogEntry, Table, since_rebuilt
 from lakehouse.spec.types import arrow_field, declared_type
 
 
@@ -81,7 +81,7 @@ def _schema_of_all(
     table: Table, entries: Sequence[LogEntry], parts: Sequence[FoldEntry], connection: duckdb.DuckDBPyConnection
 ) -> pa.Schema:
     fields: dict[str, pa.Field] = {}
-    whole = [schema_of(entry.manifest) for entry in entries if entry.manifest.kind != "delete"]
+    whole = [schema_of(entry.manifest) for entry in since_rebuilt(entries) if entry.manifest.kind != "delete"]
     for schema in whole:
         fields.update({field.name: field for field in schema})
     required = {name for name in fields if all(name in schema.names and not schema.field(name).nullable for schema in whole)}

@@ -55,6 +55,41 @@ def protected(batches: Iterable[pa.RecordBatch], table: Table, key: str) -> Iter
         yield result
 
 
+def protected_again(batches: Iterable[pa.RecordBatch], table: Table, key: str) -> Iterator[pa.RecordBatch]:
+    """Rows that were landed, some perhaps before their columns were declared personal, as `protected` would have them.
+
+    What is masked stays so, and so does a text that looks like a token: another token of it would tell nothing any more.
+    """
+    for batch in batches:
+        (result,) = protected([batch], table, key)
+        for column, action in table.personal.items():
+            if action == "tokenise" and column in result.schema.names:
+                index = result.schema.get_field_index(column)
+                values = pc.if_else(_is_token(batch.column(column)), batch.column(column), result.column(index))
+                result = result.set_column(index, result.schema.field(index), values)
+        yield result
+
+
+def plain_values(batch: pa.RecordBatch, table: Table) -> dict[str, int]:
+    """How many values of each personal column are as they came, as far as their looks tell; columns without any are left out."""
+    found = {}
+    for column, action in table.personal.items():
+        if column not in batch.schema.names:
+            continue
+        values = batch.column(column).drop_null()
+        if action == "mask":
+            values = values.filter(pc.not_equal(values, _masked(values)))
+        elif action == "tokenise":
+            values = values.filter(pc.invert(_is_token(values)))
+        if len(values):
+            found[column] = len(values)
+    return found
+
+
+def _is_token(values: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.match_substring_regex(values, f"^[0-9a-f]{{{TOKEN_DIGITS}}}$"), False)
+
+
 def _masked(values: pa.Array) -> pa.Array:
     first = pc.utf8_slice_codeunits(values, 0, 1)
     return pc.if_else(pc.equal(values, ""), values, pc.binary_join_element_wise(first, "***", ""))

@@ -1,6 +1,7 @@
 """What a user declares and what travels between the hops: pure data, no I/O."""
 
 from lakehouse.spec.batch import (
+    REBUILDS,
     BatchKind,
     FieldSpec,
     LogEntry,
@@ -10,6 +11,7 @@ from lakehouse.spec.batch import (
     RawFile,
     RowChecksum,
     Window,
+    since_rebuilt,
 )
 from lakehouse.spec.declaration import Column, Source, Table
 from lakehouse.spec.expectations import Expect
@@ -18,6 +20,7 @@ from lakehouse.spec.load import Load
 from lakehouse.spec.partitioning import Partitioning, bucket, days, identity, months, unpartitioned
 
 __all__ = [
+    "REBUILDS",
     "BatchKind",
     "Column",
     "Expect",
@@ -42,5 +45,6 @@ __all__ = [
     "lake_tables",
     "logged",
     "months",
+    "since_rebuilt",
     "unpartitioned",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 BatchKind = Literal["replace", "upsert", "delete", "snapshot"]
+
+REBUILDS = "rebuilds"
+"""In the detail of a snapshot's position: it holds the table as a rebuild made it, and what for."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ class Manifest:
     created_at: datetime
     run_id: str = ""
 
+    @property
+    def begins_anew(self) -> bool:
+        """Whether a rebuild landed it: the columns and types of what came before count no more, and neither do the rows."""
+        return self.kind == "snapshot" and REBUILDS in self.position.detail
+
 
 @dataclass(frozen=True)
 class LogEntry:
@@ -117,6 +126,12 @@ class LogEntry:
 
     sequence: int
     manifest: Manifest
+
+
+def since_rebuilt(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
+    """The entries whose columns count: those from the last one on that begins the table anew, or all."""
+    begun = (index for index in reversed(range(len(entries))) if entries[index].manifest.begins_anew)
+    return entries[next(begun, 0) :]
 
 
 @dataclass(frozen=True)

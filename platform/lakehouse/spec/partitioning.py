@@ -41,6 +41,13 @@ class Partitioning:
                 remedy="Write bucket(column, n) with n of at least 1.",
             )
 
+    def __str__(self) -> str:
+        """As it is declared."""
+        if self.column is None:
+            return "unpartitioned()"
+        name = {"day": "days", "month": "months"}.get(self.transform, self.transform)
+        return f"{name}({self.column}{f', {self.buckets}' if self.buckets else ''})"
+
     @property
     def is_time(self) -> bool:
         """Whether each partition is a span of time."""

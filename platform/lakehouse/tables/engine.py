@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
+from lakehouse.spec import FieldSpec, LogEntry, Marker, Partitioning, RowChecksum, Table
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class LakeTables(Protocol):
     def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
         """Fold log entries (in order of sequence) into the table; rows and marker are one commit.
 
+        One that begins the table anew (`Manifest.begins_anew`) makes it a `rebuild` from that entry on.
+
         Entries at or below the watermark are ignored; the others must follow on it without a gap. An entry that changes no row
         moves the watermark and rewrites nothing. files_root: the raw table's folder in the store, to which the paths in the
         manifests are relative. Raises CommitConflict when anything moved the table since it was read (nothing was committed:
@@ -110,12 +112,25 @@ class LakeTables(Protocol):
         """
         ...
 
-    def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+    def rebuild(
+        self,
+        source: str,
+        table: Table,
+        entries: Sequence[LogEntry],
+        files_root: str,
+        *,
+        expected: RowChecksum | None = None,
+    ) -> Applied:
         """Fold the whole log (`entries`, from the first) anew, in one commit over whatever the table holds, unread.
 
-        Readers see the table as it was or as it is then, and its versions stay. Raises as `apply` does; CommitConflict when
-        anything moved the table meanwhile.
+        The table is partitioned as it is declared then, whatever it was. Readers see the table as it was or as it is then, and
+        its versions stay, each with the columns and the partitions that it had. Raises as `apply` does; CommitConflict when
+        anything moved the table meanwhile, DamagedData when the fold is not the `expected` rows (nothing was committed).
         """
+        ...
+
+    def partitioning(self, source: str, table: Table) -> Partitioning | None:
+        """How the table as it stands is partitioned, whatever is declared; None when it was never applied."""
         ...
 
     def restore(self, source: str, table: Table) -> str | None:
@@ -221,7 +236,8 @@ class LakeTables(Protocol):
     def rollback(self, source: str, table: Table, version: int) -> TableState:
         """Lead the table back to an earlier version, marker and all, in one commit; the next apply catches up from there.
 
-        The state then: Iceberg makes that version the current one, Delta a new version that is like it.
+        The state then: Iceberg makes that version the current one, Delta a new version that is like it. Raises WrongUse for a
+        version that is partitioned in another way than the table is now.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lakehouse.errors import CommitConflict
-from lakehouse.spec import History, LogEntry, Table
+from lakehouse.spec import History, LogEntry, Table, since_rebuilt
 from lakehouse.spec.history import dated
 
 
@@ -29,8 +29,8 @@ def pending_entries(source: str, table: Table, watermark: int, entries: Sequence
 
 
 def folded_entries(table: Table, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
-    """Entries as they are folded: for a history they are dated."""
-    return dated(entries) if isinstance(table, History) else entries
+    """Entries as they are folded: for a history they are dated, and begin where a rebuild began the columns anew."""
+    return dated(since_rebuilt(entries)) if isinstance(table, History) else entries
 
 
 def needed_entries(table: Table, entries: Sequence[LogEntry]) -> list[LogEntry]:

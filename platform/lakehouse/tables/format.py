@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse.spec import FieldSpec, Marker, Table
+from lakehouse.spec import FieldSpec, Marker, Partitioning, Table
 from lakehouse.tables.engine import TableState, TableVersion
 from lakehouse.tables.partitions import PartitionScheme
 
@@ -73,6 +73,10 @@ class TableHandle(Protocol):
 
     def check_partitioning(self, table: Table) -> None:
         """SchemaChanged when the table is partitioned in another way than it is declared now."""
+        ...
+
+    def partitioning(self, version: int) -> Partitioning:
+        """How the files of a version are partitioned: a rebuild can have changed it since."""
         ...
 
     def version(self, version: int | None) -> int:
@@ -204,6 +208,15 @@ class TableFormat(Protocol):
         self, source: str, table: Table, handle: TableHandle | None, fields: Sequence[FieldSpec], scheme: PartitionScheme
     ) -> Staged:
         """Begin a commit on a handle (None: one that makes the table) that leaves the table with these columns."""
+        ...
+
+    def stage_anew(
+        self, source: str, table: Table, handle: TableHandle, fields: Sequence[FieldSpec], scheme: PartitionScheme
+    ) -> Staged:
+        """As `stage`, for a commit that keeps none of the table's files: columns and partitioning may be any.
+
+        Earlier versions keep theirs, and can be read by them.
+        """
         ...
 
     def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> TableHandle:

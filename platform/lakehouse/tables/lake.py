@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from lakehouse.errors import CommitConflict, DamagedData, WrongUse
 from lakehouse.settings import Settings
-from lakehouse.spec import FieldSpec, LogEntry, Marker, Table
+from lakehouse.spec import FieldSpec, LogEntry, Marker, Partitioning, RowChecksum, Table
 from lakehouse.stores import ObjectStore
-from lakehouse.tables.applying import Apply, read_base, read_unmarked_base
+from lakehouse.tables.applying import Apply, read_any_base, read_base, unmarked
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.committing import Target, conflict
 from lakehouse.tables.compacting import Compaction, fragmented
@@ -59,10 +59,15 @@ class Lake:
         return handle is not None and handle.current is not None and bool(_old_names(handle, table))
 
     def apply(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
-        base = read_base(self._format(table), source, table)
+        base = read_any_base(self._format(table), source, table)
         if base.handle is not None and base.handle.current is not None:
             _refuse_old_names(base.handle, source, table)
         pending = pending_entries(source, table, base.marker.sequence, folded_entries(table, entries))
+        if any(entry.manifest.begins_anew for entry in pending):
+            unread = unmarked(base.handle)
+            return Apply(self._target(source, table), self._folds(), unread, pending, rebuild=True).run(files_root)
+        if base.handle is not None:
+            base.handle.check_partitioning(table)
         if pending:
             return Apply(self._target(source, table), self._folds(), base, pending).run(files_root)
         if base.handle is None or base.handle.current is None:
@@ -74,11 +79,25 @@ class Lake:
             )
         return Applied(base.handle.state(), 0, (), (), 0)
 
-    def rebuild(self, source: str, table: Table, entries: Sequence[LogEntry], files_root: str) -> Applied:
+    def rebuild(
+        self,
+        source: str,
+        table: Table,
+        entries: Sequence[LogEntry],
+        files_root: str,
+        *,
+        expected: RowChecksum | None = None,
+    ) -> Applied:
         target = self._target(source, table)
-        base = read_unmarked_base(target.format, source, table)
+        base = unmarked(target.format.load(source, table))
         pending = pending_entries(source, table, 0, folded_entries(table, entries))
-        return Apply(target, self._folds(), base, pending, rebuild=True).run(files_root)
+        if expected is not None and base.handle is not None and base.handle.current is not None:
+            _refuse_to_go_back(base.handle, source, table, pending[-1].sequence)
+        return Apply(target, self._folds(), base, pending, rebuild=True, expected=expected).run(files_root)
+
+    def partitioning(self, source: str, table: Table) -> Partitioning | None:
+        handle = self._format(table).load(source, table)
+        return handle.partitioning(handle.current) if handle is not None and handle.current is not None else None
 
     def restore(self, source: str, table: Table) -> str | None:
         return self._format(table).restore(source, table)
@@ -130,6 +149,8 @@ class Lake:
         handle, current, _, scheme = self._at(source, table, None)
         then = handle.at_sequence(since)
         if then is None:
+            return None
+        if handle.partitioning(then) != scheme.partitioning:
             return None
         sides = [
             {(file.url, frozenset(file.deletes)): file.partition for file in handle.files(version, scheme)}
@@ -185,6 +206,7 @@ class Lake:
         if handle.current == target:
             return handle.state()
         wanted = handle.marker(target)
+        _refuse_other_partitions(handle, source, table, target)
         try:
             return self._format(table).rollback(source, table, handle, target).state()
         except (CommitMoved, CommitUnknown) as error:
@@ -220,7 +242,7 @@ class Lake:
         handle = self._existing(source, table)
         at = handle.version(version)
         schema = handle.schema(at)
-        return handle, at, schema, PartitionScheme.of(table.partition, schema)
+        return handle, at, schema, PartitionScheme.of(handle.partitioning(at), schema)
 
     def _existing(self, source: str, table: Table) -> TableHandle:
         handle = self._format(table).load(source, table)
@@ -260,6 +282,31 @@ def _refuse_old_names(handle: TableHandle, source: str, table: Table) -> None:
             value="columns under old names: " + ", ".join(f"{old} (now {today})" for old, today in names.items()),
             allowed="a table whose columns are called as they are declared",
             remedy="Build it anew from its raw log: `rebuild`, which apply_table does by itself.",
+        )
+
+
+def _refuse_to_go_back(handle: TableHandle, source: str, table: Table, last: int) -> None:
+    assert handle.current is not None
+    if (found := handle.marker(handle.current).sequence) > last:
+        raise CommitConflict(
+            f"folding entries up to {last} of {source}.{table.name} anew",
+            value=f"a table that has applied entry {found}",
+            allowed="a table that is not further than they are",
+            remedy="Call it again: it reads the log again.",
+        )
+
+
+def _refuse_other_partitions(handle: TableHandle, source: str, table: Table, version: int) -> None:
+    assert handle.current is not None
+    then, now = handle.partitioning(version), handle.partitioning(handle.current)
+    if then != now:
+        name = f"{source}.{table.name}"
+        raise WrongUse(
+            f"rolling {name} back to version {version}",
+            value=f"a version that is partitioned by {then}, from before a rebuild",
+            allowed=f"versions that are partitioned as the table is: by {now}",
+            remedy=f"Read it with `lakehouse sql --version {version}`; or declare that partitioning and run "
+            f"`lakehouse rebuild {name}`.",
         )
 
 

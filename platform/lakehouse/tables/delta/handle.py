@@ -15,14 +15,14 @@ from deltalake import DeltaTable
 
 from lakehouse.errors import DamagedData, Unsupported, WrongUse
 from lakehouse.settings import StoreSettings
-from lakehouse.spec import FieldSpec, Marker, Table
+from lakehouse.spec import FieldSpec, Marker, Partitioning, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables import marker as markers
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.datafiles import DataFiles
 from lakehouse.tables.delta.log import CHECKSUM, FIRST, ROWS, SEQUENCE, VERSION, DeltaLog
 from lakehouse.tables.delta.opening import open_table
-from lakehouse.tables.delta.schema import check_partitioning, fields_of, partition_name
+from lakehouse.tables.delta.schema import check_partitioning, fields_of, partition_name, partitioning_of
 from lakehouse.tables.engine import TableState, TableVersion
 from lakehouse.tables.filesystem import opener
 from lakehouse.tables.format import DataFile
@@ -78,6 +78,9 @@ class DeltaHandle:
     def check_partitioning(self, table: Table) -> None:
         columns, fields = self.delta.metadata().partition_columns, self.schema_json(self.current)["fields"]
         check_partitioning(f"applying to {self._source}.{table.name}", columns, fields, table.partition)
+
+    def partitioning(self, version: int) -> Partitioning:
+        return partitioning_of(self.at(version).metadata().partition_columns, self.schema_json(version)["fields"])
 
     def version(self, version: int | None) -> int:
         if version is None or version == self.current:

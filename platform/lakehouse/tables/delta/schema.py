@@ -103,6 +103,24 @@ def partition_name(scheme: PartitionScheme, text: str | None) -> str:
     return f"{scheme.field}={'' if text == EMPTY else text}"
 
 
+def partitioning_of(columns: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> Partitioning:
+    """The partitioning that a table was declared with; SchemaChanged for another tool's."""
+    if not columns:
+        return Partitioning()
+    name = columns[0]
+    told = next(field["metadata"] for field in fields if field["name"] == name)
+    if len(columns) > 1 or PARTITION not in told:
+        raise SchemaChanged(
+            "reading how a Delta table is partitioned",
+            value=", ".join(columns),
+            allowed=f"one column that says in its metadata what it is ({PARTITION}), or none",
+            remedy="Another tool has made the table anew: go back to a version of ours with its tools, or build it under another "
+            "name.",
+        )
+    transform, buckets = told[PARTITION], told.get(BUCKETS)
+    return Partitioning(transform, name.removesuffix(f"_{transform}"), None if buckets is None else int(buckets))
+
+
 def check_partitioning(
     tried: str, columns: Sequence[str], fields: Sequence[Mapping[str, Any]], partitioning: Partitioning
 ) -> None:
@@ -115,7 +133,8 @@ def check_partitioning(
             tried,
             value=f"the table is partitioned by {', '.join(columns) or 'nothing'}",
             allowed=f"the declared partitioning: {wanted or 'nothing'}",
-            remedy="Declare the partitioning that it has, or another table of the same relation=: it is built anew.",
+            remedy="Declare the partitioning that it has; or run `lakehouse rebuild` on the table: it is folded anew in the "
+            "declared one.",
         )
 
 

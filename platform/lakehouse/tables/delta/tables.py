@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -63,8 +63,14 @@ class DeltaTables:
         assert handle is None or isinstance(handle, DeltaHandle)
         return StagedCommit(self, source, table, handle, tuple(fields), scheme)
 
+    def stage_anew(
+        self, source: str, table: Table, handle: TableHandle, fields: Sequence[FieldSpec], scheme: PartitionScheme
+    ) -> Staged:
+        return self.stage(source, table, handle, fields, scheme)
+
     def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> TableHandle:
         assert isinstance(handle, DeltaHandle)
+        table = replace(table, partition=handle.partitioning(version))
         scheme = PartitionScheme.of(table.partition, handle.schema(version))
         live, then = ({file.url: file for file in handle.files(at, scheme)} for at in (handle.current, version))
         metadata = handle.at(version).metadata()
@@ -100,7 +106,7 @@ class DeltaTables:
         """Files of the log from before the first version that stays are orphans afterwards, as data files are."""
         assert isinstance(handle, DeltaHandle)
         first = max(versions) + 1
-        handle.files(first, PartitionScheme.of(table.partition, handle.schema(first)))  # the checkpoint can be read
+        handle.files(first, PartitionScheme.of(handle.partitioning(first), handle.schema(first)))  # the checkpoint can be read
         properties = markers.marker_properties(
             handle.marker(handle.current), changed_days=(), partitions=(), commit_id=uuid.uuid4().hex
         )

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.manifest import ManifestContent
+from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.table import FileScanTask
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.snapshots import Snapshot
 
 from lakehouse.tables.datafiles import DataFiles, damaged
 from lakehouse.tables.format import DataFile
@@ -25,10 +28,37 @@ def live_files(handle: IcebergTable, reader: DataFiles, scheme: PartitionScheme,
     tried = f"planning a scan of {handle.location()}"
     with reader.reading(tried):
         try:
-            tasks = list(handle.scan(snapshot_id=snapshot_id).plan_files())
+            tasks = list(_as_it_was(handle, snapshot_id).scan(snapshot_id=snapshot_id).plan_files())
         except _UNPARSED as error:
             raise damaged(tried, f"{type(error).__name__}: {error}", "manifests as they were written") from error
     return sorted((_data_file(task, scheme) for task in tasks), key=lambda file: file.url)
+
+
+def spec_of(handle: IcebergTable, reader: DataFiles, snapshot: Snapshot) -> PartitionSpec:
+    """The partition spec of the files of a snapshot: of all of them, for whoever changes it replaces every file.
+
+    Where the table has had just one, nothing is read for it; else the snapshot's list of manifests is.
+    """
+    specs = handle.specs()
+    if len(specs) == 1:
+        return handle.spec()
+    tried = f"reading the manifests of {handle.location()}"
+    with reader.reading(tried):
+        try:
+            manifests = snapshot.manifests(handle.io)
+        except _UNPARSED as error:
+            raise damaged(tried, f"{type(error).__name__}: {error}", "manifests as they were written") from error
+    live = (manifest for manifest in manifests if manifest.content == ManifestContent.DATA)
+    return specs[next((manifest.partition_spec_id for manifest in live), handle.spec().spec_id)]
+
+
+def _as_it_was(handle: IcebergTable, snapshot_id: int) -> IcebergTable:
+    """The table with the columns that a snapshot had: those of its partitions may be gone since, and pyiceberg asks for them."""
+    snapshot = handle.snapshot_by_id(snapshot_id)
+    if snapshot is None or snapshot.schema_id in (None, handle.metadata.current_schema_id):
+        return handle
+    metadata = handle.metadata.model_copy(update={"current_schema_id": snapshot.schema_id})
+    return IcebergTable(handle.name(), metadata, handle.metadata_location, handle.io, handle.catalog, handle.config)
 
 
 def _data_file(task: FileScanTask, scheme: PartitionScheme) -> DataFile:

@@ -14,19 +14,20 @@ import pyarrow.parquet as pq
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.refs import SnapshotRefType
 
-from lakehouse.spec import FieldSpec, Marker, Table
+from lakehouse.spec import FieldSpec, Marker, Partitioning, Table
 from lakehouse.tables import marker as markers
 from lakehouse.tables.datafiles import DataFiles, as_schema
 from lakehouse.tables.engine import TableState, TableVersion
 from lakehouse.tables.format import DataFile
-from lakehouse.tables.iceberg.files import live_files, referenced_files, without_deleted
-from lakehouse.tables.iceberg.schema import check_spec, fields_of
+from lakehouse.tables.iceberg.files import live_files, referenced_files, spec_of, without_deleted
+from lakehouse.tables.iceberg.schema import check_spec, fields_of, partitioning_of
 from lakehouse.tables.iceberg.versions import (
     find_marker,
     marked_snapshot,
     marker_at,
     properties_of,
     schema_at,
+    schema_of,
     snapshot_at_sequence,
     snapshot_of,
     state_of,
@@ -63,6 +64,10 @@ class IcebergHandle:
 
     def check_partitioning(self, table: Table) -> None:
         check_spec(f"applying to {self._source}.{table.name}", self.iceberg.spec(), table.partition, self.iceberg.schema())
+
+    def partitioning(self, version: int) -> Partitioning:
+        snapshot = snapshot_of(self._source, self._table, self.iceberg, version)
+        return partitioning_of(spec_of(self.iceberg, self._reader, snapshot), schema_of(self.iceberg, snapshot))
 
     def version(self, version: int | None) -> int:
         return snapshot_of(self._source, self._table, self.iceberg, version).snapshot_id

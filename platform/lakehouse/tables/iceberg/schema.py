@@ -36,6 +36,7 @@ from pyiceberg.types import (
 
 from lakehouse.errors import SchemaChanged, Unsupported
 from lakehouse.spec import FieldSpec, Partitioning
+from lakehouse.spec.partitioning import Transform as PartitionTransform
 from lakehouse.spec.types import list_element, struct_fields
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.partitions import PartitionScheme
@@ -93,12 +94,28 @@ def fields_of(schema: Schema, properties: Mapping[str, str]) -> tuple[FieldSpec,
     return tuple(
         FieldSpec(
             field.name,
-            properties.get(TYPE_PROPERTY + field.name) or declared_of(field.field_type, field.name),
+            _told(field, properties) or declared_of(field.field_type, field.name),
             not field.required,
             field.doc or "",
         )
         for field in schema.fields
     )
+
+
+def _told(field: NestedField, properties: Mapping[str, str]) -> str | None:
+    """The declared type that the table's properties tell of a column; those of another version's column do not fit its own."""
+    told = properties.get(TYPE_PROPERTY + field.name)
+    fits = told is not None and _shape(iceberg_type(told)) == _shape(field.field_type)
+    return told if fits else None
+
+
+def _shape(type_: IcebergType) -> object:
+    """A type without the ids of what is inside of it."""
+    if isinstance(type_, ListType):
+        return "list", _shape(type_.element_type)
+    if isinstance(type_, StructType):
+        return "struct", [(field.name, _shape(field.field_type)) for field in type_.fields]
+    return type_
 
 
 def type_properties(fields: Sequence[FieldSpec]) -> dict[str, str]:
@@ -138,6 +155,25 @@ def new_spec(partitioning: Partitioning, schema: Schema) -> PartitionSpec:
     return PartitionSpec(PartitionField(source_id=source.field_id, field_id=1000, transform=transform, name=name))
 
 
+def partitioning_of(spec: PartitionSpec, schema: Schema) -> Partitioning:
+    """The partitioning that a spec of ours was declared as; SchemaChanged for another tool's. schema: one that has the column."""
+    if not spec.fields:
+        return Partitioning()
+    field = spec.fields[0]
+    column, transform = schema.find_column_name(field.source_id), field.transform
+    if isinstance(transform, BucketTransform) and len(spec.fields) == 1:
+        return Partitioning("bucket", column, transform.num_buckets)
+    names: dict[type, PartitionTransform] = {DayTransform: "day", MonthTransform: "month", IdentityTransform: "identity"}
+    if len(spec.fields) > 1 or type(transform) not in names:
+        raise SchemaChanged(
+            "reading how an Iceberg table is partitioned",
+            value=f"{spec.fields}",
+            allowed="one field by day, month, bucket or identity, or none",
+            remedy="Another tool has changed the partition spec: change it back there.",
+        )
+    return Partitioning(names[type(transform)], column)
+
+
 def check_spec(tried: str, found: PartitionSpec, partitioning: Partitioning, schema: Schema) -> None:
     """SchemaChanged when a table is partitioned in another way than it is declared now."""
     wanted = new_spec(partitioning, schema)
@@ -148,7 +184,8 @@ def check_spec(tried: str, found: PartitionSpec, partitioning: Partitioning, sch
             tried,
             value=f"the table is partitioned by {found.fields or 'nothing'}",
             allowed=f"the declared partitioning: {wanted.fields or 'nothing'}",
-            remedy="Declare the partitioning that it has, or another table of the same relation=: it is built anew.",
+            remedy="Declare the partitioning that it has; or run `lakehouse rebuild` on the table: it is folded anew in the "
+            "declared one.",
         )
 
 

@@ -16,6 +16,7 @@ from lakehouse.spec import FieldSpec, Table
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.datafiles import folder_name
 from lakehouse.tables.format import CommitMoved, CommitUnknown, DataFile, Staged, StoredFile, TableHandle
+from lakehouse.tables.iceberg.anew import stage_anew
 from lakehouse.tables.iceberg.catalog import LakeCatalog
 from lakehouse.tables.iceberg.commit import MOVED, RETRIES, UNKNOWN, Unmoved, commit_snapshot
 from lakehouse.tables.iceberg.handle import IcebergHandle
@@ -58,6 +59,14 @@ class IcebergTables:
             properties["comment"] = table.description
         created = self._catalog.creation(source, table.name, schema, new_spec(table.partition, schema), properties)
         return StagedSnapshot(source, table, created, None, scheme)
+
+    def stage_anew(
+        self, source: str, table: Table, handle: TableHandle, fields: Sequence[FieldSpec], scheme: PartitionScheme
+    ) -> Staged:
+        assert isinstance(handle, IcebergHandle)
+        transaction = handle.iceberg.transaction()
+        stage_anew(transaction, table, fields)
+        return StagedSnapshot(source, table, transaction, handle, scheme)
 
     def rollback(self, source: str, table: Table, handle: TableHandle, version: int) -> TableHandle:
         assert isinstance(handle, IcebergHandle)

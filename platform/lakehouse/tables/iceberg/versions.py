@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pyarrow as pa
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.snapshots import Operation, Snapshot
 
@@ -77,8 +78,12 @@ def snapshot_at_sequence(handle: IcebergTable, sequence: int) -> Snapshot | None
 
 def schema_at(handle: IcebergTable, snapshot: Snapshot) -> pa.Schema:
     """The columns that the table had when the snapshot was made; its checksum is of these."""
-    schema = handle.schemas().get(snapshot.schema_id, handle.schema()) if snapshot.schema_id is not None else handle.schema()
-    return arrow_schema(fields_of(schema, handle.properties))
+    return arrow_schema(fields_of(schema_of(handle, snapshot), handle.properties))
+
+
+def schema_of(handle: IcebergTable, snapshot: Snapshot) -> Schema:
+    """The same as Iceberg has it."""
+    return handle.schemas().get(snapshot.schema_id, handle.schema()) if snapshot.schema_id is not None else handle.schema()
 
 
 def version_of(source: str, table: Table, handle: IcebergTable, snapshot: Snapshot) -> TableVersion:
