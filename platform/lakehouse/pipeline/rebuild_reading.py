@@ -156,7 +156,7 @@ def refuse_lost_history(source: Source, table: Table, reading: Reading) -> None:
             f"rebuilding {source.name}.{table.name}, which has a history",
             value=f"other rows than the log gives: {', '.join(changed) or 'another key'}",
             allowed="another partitioning or format: the history is folded from the whole log, as it came",
-            remedy="Declare another table of the same relation= beside it, or leave history out; it then begins with the rebuild.",
+            remedy="Declare another table of the same relation= beside it, or leave history out; it begins with the rebuild.",
         )
 
 
