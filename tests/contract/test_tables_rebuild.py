@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from lakehouse.spec.partitioning import bucket, days, identity, months, unpartit
 from lakehouse.tables.delta.opening import open_table
 from lakehouse.tables.engine import Applied
 from tests.lakes import (  # noqa: F401
+    LAKES,
     Lake,
     delta_lake_fixture,
     evolving_lake_fixture,
@@ -31,6 +33,9 @@ from tests.rawlogs import SOURCE, HandLog, Row, day
 
 ITEMS = Table("items", "upsert", ("id",), cursor="changed", event_time="changed", partition=bucket("id", 2))
 FIELDS = {"id": "int64", "changed": "timestamp", "price": "decimal(6,2)", "note": "string"}
+
+WHOEVER_FOLDS = pytest.mark.parametrize("lake", LAKES, indirect=True)
+"""Of commits alone: who folds makes no difference to them."""
 
 
 def item(number: int, changed: int = 1, **more: object) -> Row:
@@ -66,10 +71,14 @@ def land_anew(log: HandLog, fields: dict[str, str], rows: Sequence[Row]) -> None
     log.entries[-1] = replace(entry, manifest=replace(entry.manifest, position=position))
 
 
+PARTITIONS = (bucket("id", 5), bucket("note", 2), days("changed"), months("changed"), identity("note"), unpartitioned())
+
+
 @pytest.mark.parametrize(
-    "partition",
-    [bucket("id", 5), bucket("note", 2), days("changed"), months("changed"), identity("note"), unpartitioned()],
+    ("lake", "partition"),
+    [*itertools.product(LAKES, PARTITIONS), ("spark-delta-s3", days("changed")), ("spark-iceberg-folder", bucket("note", 2))],
     ids=str,
+    indirect=["lake"],
 )
 def test_a_table_gets_another_partitioning_and_all_that_is_done_to_it_goes_on(
     lake: Lake, log: HandLog, partition: Partitioning
@@ -104,6 +113,7 @@ def test_a_table_gets_another_partitioning_and_all_that_is_done_to_it_goes_on(
     assert len(lake.rows(log.table)) == 6
 
 
+@WHOEVER_FOLDS
 def test_a_table_goes_back_to_the_partitioning_that_it_had(lake: Lake, log: HandLog) -> None:
     for partition in (days("changed"), ITEMS.partition, days("changed")):
         log.table = replace(log.table, partition=partition)
@@ -130,6 +140,7 @@ def test_an_entry_that_begins_the_table_anew_gives_columns_any_type(lake: Lake, 
     lake.check(log, [{**rows[0], "changed": day(21), "price": 7}, *rows[1:]])
 
 
+@WHOEVER_FOLDS
 def test_who_goes_back_to_before_other_types_comes_to_them_again(lake: Lake, log: HandLog) -> None:
     before = lake.state(ITEMS).current
     rows = [{**row, "price": int(row["price"] * 100)} for row in EXPECTED]
@@ -141,6 +152,7 @@ def test_who_goes_back_to_before_other_types_comes_to_them_again(lake: Lake, log
     lake.check(log, rows)
 
 
+@WHOEVER_FOLDS
 def test_a_fold_that_is_not_what_was_expected_changes_nothing_and_leaves_no_file(lake: Lake, log: HandLog) -> None:
     before, files = lake.state(ITEMS).current, lake.files(ITEMS)
     with pytest.raises(DamagedData, match="as another reading of the log has it"):
@@ -152,6 +164,7 @@ def test_a_fold_that_is_not_what_was_expected_changes_nothing_and_leaves_no_file
     lake.check(log, EXPECTED)
 
 
+@WHOEVER_FOLDS
 def test_a_rebuild_that_another_commit_overtakes_loses(lake: Lake, log: HandLog) -> None:
     log.write("upsert", [item(8, 8)])
     table, log.table = log.table, replace(log.table, partition=days("changed"))
@@ -167,6 +180,7 @@ def test_a_rebuild_that_another_commit_overtakes_loses(lake: Lake, log: HandLog)
     assert lake.tables.partitioning(SOURCE, table) == days("changed")
 
 
+@WHOEVER_FOLDS
 def test_a_run_that_a_rebuild_overtakes_loses_and_finds_what_is_left(lake: Lake, log: HandLog) -> None:
     log.write("upsert", [item(8, 8)])
     anew = replace(log.table, partition=days("changed"))
@@ -179,6 +193,7 @@ def test_a_run_that_a_rebuild_overtakes_loses_and_finds_what_is_left(lake: Lake,
     lake.check(log, [*EXPECTED, item(8, 8)])
 
 
+@WHOEVER_FOLDS
 def test_a_rebuild_whose_answer_was_lost_knows_that_it_went_through(lake: Lake, log: HandLog) -> None:
     log.table = replace(log.table, partition=days("changed"))
     faults.arm("lake.commit:after:error")
@@ -231,6 +246,7 @@ def test_others_read_a_delta_table_that_was_rebuilt_and_its_versions(delta_lake:
         assert {row["price"] for row in rows} == prices
 
 
+@WHOEVER_FOLDS
 def test_a_scan_that_began_before_a_rebuild_goes_on(lake: Lake, log: HandLog) -> None:
     scan = lake.tables.scan(SOURCE, ITEMS)
     rows = next(scan).to_pylist()

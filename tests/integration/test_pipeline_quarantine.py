@@ -186,11 +186,12 @@ def test_rows_are_replayed_into_a_table_that_was_rebuilt_to_take_them(shop: Shop
     declare(shop, orders={"columns": (Column("amount", "string"),)})
     source, table = table_of(shop, "orders")
     rebuild_table(shop.deployment, source, table, plan_rebuild(shop.deployment, source, table))
-    assert len(replayed(shop, "orders").taken) == 2
+    done = replayed(shop, "orders")
+    assert (len(done.taken), len(done.waiting)) == (1, 1), "the next run reads the open day anyway"
+    shop.run()
     assert kept(shop, "orders") == []
     amounts = {row["id"]: row["amount"] for row in shop.published("shop__orders")}
     assert (amounts[5], amounts[105], len(amounts)) == ("NaN", "NaN", 150)
-    shop.run()
     assert_equal(shop)
 
 

@@ -96,7 +96,7 @@ def source_rows(shop: Shop, query: str) -> tuple[set[Any], set[Any]]:
     return {key for key, bad in rows if not bad}, {key for key, bad in rows if bad}
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_each_row_of_the_source_is_in_its_table_or_in_its_quarantine_and_in_one_of_them(shop: Shop, seed: int) -> None:
     world = World(shop, random.Random(seed))
     columns = (*CLICKS.tables[0].columns, Column("score", "int64"))

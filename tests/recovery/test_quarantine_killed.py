@@ -48,8 +48,9 @@ class Turns:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("source", [SHOP, SHOP_IN_DELTA], ids=["iceberg", "delta"])
-@pytest.mark.parametrize("name", ["orders", "customers", "prices"])
+@pytest.mark.parametrize(
+    ("source", "name"), [(SHOP, "orders"), (SHOP_IN_DELTA, "customers"), (SHOP, "prices")], ids=["append", "upsert", "snapshot"]
+)
 def test_a_kill_at_any_point_of_the_log_leaves_each_row_in_one_place(
     shop: Shop, tmp_path: Path, source: Source, name: str
 ) -> None:
