@@ -64,7 +64,7 @@ def test_a_kill_at_any_point_of_the_log_leaves_each_row_in_one_place(
     undisturbed.join()
     assert undisturbed.exitcode == 0
     turns.check(source, name)
-    points = [point for point in points_in(seen) if point.point == "raw.claim"]
+    points = [point for point in points_in(seen) if point.point == "store.create"]
     assert len(points) >= 6, "before and after the claims of three batches, in two logs"
     for point in points:
         turns.turn()
