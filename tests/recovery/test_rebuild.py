@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from lakehouse import Column, Source, Table, bucket, days, faults
 from lakehouse.errors import CommitConflict
@@ -18,7 +21,7 @@ from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.rebuild import plan_rebuild, rebuild_table
 from lakehouse.pipeline.repair_record import REBUILDS, read_records
 from lakehouse.settings import Settings
-from tests.lakes import process
+from tests.crash.forks import FORKS
 from tests.shop import FIRST, SHOP, Shop
 
 ORDERS, CUSTOMERS = SHOP.tables[:2]
@@ -31,6 +34,13 @@ DECLARED = (
 
 def only(table: Table) -> Source:
     return replace(SHOP, tables=(table,))
+
+
+def process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A started process of its own."""
+    started = FORKS.Process(target=work, args=arguments)
+    started.start()
+    return started
 
 
 def rebuild_under_fault(settings: Settings, table: Table, fault: str, seen: Path) -> None:
