@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import bson
+import dagster as dg
 import pymongo
 import pytest
 
 from lakehouse import Column, Expect
 from lakehouse.errors import ValueRefused, WrongUse
+from lakehouse.orchestration.factory import source_assets
 from lakehouse.pipeline import landing
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
@@ -283,3 +285,31 @@ def test_a_death_between_the_two_logs_is_finished_by_the_next_run(
     assert kept(shop, "customers") == [("c3", "score", "open")]
     assert kept(shop, "prices") == [("rice", "since", "open")]
     assert_equal(shop)
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_the_asset_counts_the_rows_in_quarantine_and_tells_how_columns_changed(shop: Shop) -> None:
+    declare(shop, customers={"refused_at_most": 0.2})
+    shop.run()
+    spoil(shop)
+    shop.sql("insert into orders values (910, '2026-01-03 02:00Z', 'NaN', 'bad, in a day that is open')")
+    (source, *_) = shop.deployment.sources
+    extract, *_ = (asset for asset in source_assets(shop.deployment, source) if isinstance(asset, dg.AssetsDefinition))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([extract], instance=instance)
+        checks = {(check.asset_key.path[-1], check.check_name): check for check in result.get_asset_check_evaluations()}
+        told = {
+            key.path[-1]: event.asset_observation.metadata["difference"].value
+            for key in (dg.AssetKey(["raw", "shop", name]) for name in ("orders", "customers", "prices"))
+            for record in instance.fetch_observations(key, limit=1).records
+            if (event := record.event_log_entry).asset_observation is not None
+        }
+    assert {name: check.passed for (name, kind), check in checks.items() if kind == "quarantine"} == {
+        "orders": False,
+        "customers": True,
+        "prices": False,
+    }
+    found = checks["orders", "quarantine"].metadata
+    assert found["rows in quarantine"].value == 1
+    assert found["row [910]"].value == "amount: NaN, and it takes what decimal(10,2) holds exactly"
+    assert told == {"customers": "score (decimal(6,2)) is new", "prices": "since (date) is new"}

@@ -43,7 +43,7 @@ def list_(tables: tuple[str, ...], everything: bool, as_json: bool) -> None:
     found = [
         (f"{source.name}.{table.name}", row)
         for source, table in here.select(tables)
-        if table.keeps_refused or tables
+        if table.keeps_refused or f"{source.name}.{table.name}" in tables
         for row in quarantined(here, source, table)
         if everything or row.state == "open"
     ]

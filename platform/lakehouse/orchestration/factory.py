@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from lakehouse.errors import LakehouseError
 from lakehouse.orchestration.keys import (
     ACCEPT_DELETES,
     FULL,
@@ -128,6 +129,12 @@ def _landed(context: dg.AssetExecutionContext, source: Source, table: Table, res
         context.log.error(summary(result))
     else:
         yield dg.MaterializeResult(asset_key=key, metadata=extracted_metadata(result))
+    if result.changes:
+        context.log_event(
+            dg.AssetObservation(
+                key, description="The source's columns changed.", metadata={"difference": "; ".join(result.changes)}
+            )
+        )
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name="extracted",
@@ -159,7 +166,16 @@ def _expected(key: dg.AssetKey, result: Extracted) -> dg.AssetCheckResult:
 
 def _quarantined(deployment: Deployment, source: Source, table: Table, result: Extracted) -> dg.AssetCheckResult:
     """Whether no more rows are in quarantine than the table allows; where it could not be read, `extracted` is the error."""
-    found = quarantine_share(deployment, source, table)
+    try:
+        found = quarantine_share(deployment, source, table)
+    except LakehouseError as error:
+        return dg.AssetCheckResult(
+            asset_key=raw_key(source, table),
+            check_name=QUARANTINE,
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"error": str(error)},
+        )
     return dg.AssetCheckResult(
         asset_key=raw_key(source, table),
         check_name=QUARANTINE,

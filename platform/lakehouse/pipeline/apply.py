@@ -15,9 +15,10 @@ def apply_table(deployment: Deployment, source: Source, table: Table) -> Applied
     Its quarantine catches up as well. Raises CommitConflict only after losing `ATTEMPTS` commits in a row; the table is then as
     the winners left it.
     """
+    applied = until_won(lambda: _apply(deployment, source, table))
     if table.keeps_refused and deployment.log(source, quarantine_of(table)).head():
         until_won(lambda: _apply(deployment, source, quarantine_of(table)))
-    return until_won(lambda: _apply(deployment, source, table))
+    return applied
 
 
 def _apply(deployment: Deployment, source: Source, table: Table) -> Applied | None:

@@ -35,7 +35,7 @@ def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry],
                 f"casts it, or declare the table under another name (relation={table.relation or table.name!r}). Nothing was "
                 "landed.",
             )
-    if table.on_change == "freeze" and (changes := "; ".join(_changes(last_fields(entries), fields_of(schema)))):
+    if table.on_change == "freeze" and (changes := "; ".join(column_changes(last_fields(entries), fields_of(schema)))):
         raise SchemaChanged(
             f"reading {source}.{table.name}: its columns changed, and it is frozen (on_change='freeze')",
             value=changes,
@@ -54,9 +54,9 @@ def last_fields(entries: Sequence[LogEntry]) -> tuple[FieldSpec, ...]:
     return next((manifest.fields for manifest in whole), ())
 
 
-def _changes(before: Sequence[FieldSpec], now: Sequence[FieldSpec]) -> Iterator[str]:
+def column_changes(before: Sequence[FieldSpec], now: Sequence[FieldSpec]) -> Iterator[str]:
     """How columns differ, in words; nothing where there were none."""
-    if not before:
+    if not before or not now:
         return
     known = {field.name: field for field in before}
     for field in now:

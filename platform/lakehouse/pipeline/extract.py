@@ -15,7 +15,7 @@ from datetime import date
 import pyarrow as pa
 
 from lakehouse.errors import LakehouseError, TerminalError
-from lakehouse.pipeline.column_types import landed_types, refuse_changed_types
+from lakehouse.pipeline.column_types import column_changes, landed_types, last_fields, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing, Looking, SomethingNew
 from lakehouse.pipeline.quarantine import open_rows
@@ -49,6 +49,7 @@ class Extracted:
     afterwards. unchanged: windows that held what was landed before. sample: at most five landed rows. error: why it stopped;
     entries claimed before the error stand. unmet: expectations that landed rows do not meet. refused: rows of the windows that
     were read which went to the quarantine, or were there; quarantined: rows that are there now and that nobody has discarded.
+    changes: how the columns of the landed batches differ from those of the batch before them.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Extracted:
     unmet: tuple[Unmet, ...] = ()
     refused: int = 0
     quarantined: int = 0
+    changes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -205,6 +207,7 @@ def _extract_table(
 ) -> Extracted:
     error: LakehouseError | None = None
     read: tuple[date, ...] = ()
+    before = last_fields(landing.entries)
     try:
         check_expectations(landing.source.name, landing.table, landing.schema)
         refuse_changed_types(landing.source.name, landing.table, landing.entries, landing.schema)
@@ -233,6 +236,7 @@ def _extract_table(
         error=error,
         unmet=landing.unmet,
         refused=landing.refused,
+        changes=tuple(column_changes(before, last_fields(landing.claimed))),
         quarantined=0 if landing.quarantine is None or error else len(open_rows(landing.quarantine.rows().values())),
     )
 

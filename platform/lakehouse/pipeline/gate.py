@@ -16,6 +16,7 @@ from lakehouse.rows.expected import Unmet, Watch
 from lakehouse.rows.privacy import protected
 from lakehouse.sources.reader import Refuse, RefusedRows, SourceSnapshot
 from lakehouse.spec import Expect, Position, Table, Window
+from lakehouse.spec.declaration import DOCUMENT
 from lakehouse.spec.quarantine import Form, QuarantinedRow
 
 Read = Callable[[Refuse | None], Iterator[pa.RecordBatch]]
@@ -23,6 +24,9 @@ Read = Callable[[Refuse | None], Iterator[pa.RecordBatch]]
 
 MOST = 100_000
 """Rows that a reading may refuse: they are held in memory. With more than that the declaration is wrong, not the rows."""
+
+MOST_BYTES = 64 * 2**20
+"""What these rows may take."""
 
 _KEY_DIGITS = 32
 
@@ -38,6 +42,7 @@ class Gate:
         self._key = key
         self._position = position
         self._run_id = run_id
+        self._bytes = 0
         self._watch = Watch(table, self._unexpected)
 
     @property
@@ -70,10 +75,11 @@ class Gate:
 
     def _unexpected(self, batch: pa.RecordBatch, expected: Expect) -> None:
         (rows,) = protected([batch], self._table, self._key)
-        singles = [rows.slice(number, 1) for number in range(rows.num_rows)]
+        singles = [rows.take(pa.array([number])) for number in range(rows.num_rows)]
         time = time_column(self._table)
         known = rows.select(list(dict.fromkeys([*self._table.key, *([time] if time else [])])))
-        shown = [json.dumps(row, ensure_ascii=False, default=_shown) for row in rows.to_pylist()]
+        seen = rows.select([name for name in rows.schema.names if name != DOCUMENT]).to_pylist()
+        shown = [json.dumps(row, ensure_ascii=False, default=_shown) for row in seen]
         reasons = [f"not so: {expected}"] * len(singles)
         self._keep("arrow", [as_bytes(row) for row in singles], shown, known, [expected.column] * len(singles), reasons)
 
@@ -86,11 +92,13 @@ class Gate:
         columns: Sequence[str],
         reasons: Sequence[str],
     ) -> None:
-        if len(self.refused) + len(originals) > MOST:
+        self._bytes += sum(map(len, originals))
+        if len(self.refused) + len(originals) > MOST or self._bytes > MOST_BYTES:
             raise ValueRefused(
                 f"reading table {self._table.name!r}",
-                value=f"more than {MOST:,} rows that it refuses, the last: {columns[-1]}: {reasons[-1]}",
-                allowed=f"at most {MOST:,} at once in its quarantine",
+                value=f"more than {MOST:,} rows that it refuses, or {MOST_BYTES >> 20} MiB of them, the last: "
+                f"{columns[-1]}: {reasons[-1]}",
+                allowed="fewer at once in its quarantine",
                 remedy="Declare the column in a type that takes them, or correct the expectation; nothing was landed.",
             )
         keys, time = known.select(list(self._table.key)), time_column(self._table)
@@ -126,20 +134,31 @@ def seen_among(
     batches: Iterable[pa.RecordBatch], known: Mapping[str, QuarantinedRow], seen: set[str], table: Table
 ) -> Iterator[pa.RecordBatch]:
     """The same batches; the ids of rows of a quarantine whose keys are among them are added to `seen`."""
-    keys = [json.loads(row.key) for row in known.values() if row.key is not None]
+    keys = [key for row in known.values() if row.key is not None and len(key := json.loads(row.key)) == len(table.key)]
     if not keys:
         yield from batches
         return
-    first = [key[0] for key in keys]
     for batch in batches:
         rows = batch.select(list(table.key))
-        if isinstance(first[0], int) or pa.types.is_string(rows.column(0).type):
-            rows = rows.filter(pc.is_in(rows.column(0), pa.array(first).cast(rows.column(0).type)))
+        for position, name in enumerate(table.key):
+            values = _typed([key[position] for key in keys], rows.column(name).type)
+            if values is not None:
+                rows = rows.filter(pc.is_in(rows.column(name), values))
         for row in rows.to_pylist():
             one = row_id(key_text(row.values()))
             if one in known:
                 seen.add(one)
         yield batch
+
+
+def _typed(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
+    """Parts of keys as a column has them; None where some cannot be such: the key was another one when they came."""
+    try:
+        if pa.types.is_binary(type_):
+            return pa.array([bytes.fromhex(value) for value in values], type_)
+        return pa.array(values).cast(type_)
+    except (pa.ArrowException, TypeError, ValueError):
+        return None
 
 
 def time_column(table: Table) -> str | None:
@@ -154,10 +173,11 @@ def key_text(values: Iterable[Any]) -> str:
 
 
 def as_bytes(row: pa.RecordBatch) -> bytes:
-    """A row with its types."""
+    """A row of its own with its types, and without descriptions: the same row gives the same bytes."""
+    plain = pa.schema([pa.field(field.name, field.type, field.nullable) for field in row.schema])
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, row.schema) as stream:
-        stream.write_batch(row)
+    with pa.ipc.new_stream(sink, plain) as stream:
+        stream.write_batch(row.replace_schema_metadata(None).cast(plain))
     return bytes(sink.getvalue().to_pybytes())
 
 

@@ -16,7 +16,7 @@ from lakehouse.raw.scratch import scratch_folder
 from lakehouse.rows.checksum import EMPTY, digests_checksum, partition_checksums
 from lakehouse.rows.digest import row_digests
 from lakehouse.rows.duck import connect_duckdb
-from lakehouse.spec import History, LogEntry, RowChecksum, Source
+from lakehouse.spec import History, LogEntry, RowChecksum, Source, since_rebuilt
 from lakehouse.spec.history import IS_CURRENT, dated
 from lakehouse.tables.columns import arrow_schema
 from lakehouse.tables.embedded.batches import BatchRows, LocalBatch
@@ -36,12 +36,15 @@ class HistorySums:
 def provable_entries(log: RawLog, entries: Sequence[LogEntry]) -> list[LogEntry]:
     """The entries that a history is built from anew: all of them, or those from the first snapshot on after what was lost.
 
-    Files of entries that a later snapshot made void are read and proved; those of the others are left to who folds them.
+    What came before a rebuild that changed rows is not among them. Files of entries that a later snapshot made void are read and
+    proved; those of the others are left to who folds them.
     """
+    entries = since_rebuilt(entries)
     snapshots = [entry.sequence for entry in entries if entry.manifest.kind == "snapshot"]
     void = [entry for entry in entries if snapshots and entry.sequence < snapshots[-1]]
     there = {entry.sequence for entry in entries}
-    lost = {sequence for sequence in range(1, snapshots[-1] if snapshots else 1) if sequence not in there}
+    first = entries[0].sequence if entries and entries[0].manifest.begins_anew else 1
+    lost = {sequence for sequence in range(first, snapshots[-1] if snapshots else first) if sequence not in there}
     lost |= {entry.sequence for entry in void if log.check_files(entry)}
     begins = min((sequence for sequence in snapshots if sequence > max(lost)), default=0) if lost else 0
     return [entry for entry in entries if entry.sequence >= begins]

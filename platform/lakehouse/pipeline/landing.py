@@ -22,7 +22,8 @@ from lakehouse.errors import (
 )
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.gate import Gate, Read, seen_among
-from lakehouse.pipeline.quarantine import TAKEN_UP, Quarantine
+from lakehouse.pipeline.quarantine import TAKEN_UP, TICK, Quarantine
+from lakehouse.pipeline.windows import known_reads
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.rows.expected import Unmet, together
@@ -74,7 +75,7 @@ class Landing:
         self._run_id = run_id
         self._accept_deletes = accept_deletes
         self._key = deployment.settings.privacy_key.get_secret_value()
-        self._deployment = deployment
+        self.deployment = deployment
         self.quarantine = Quarantine(deployment, source, table) if table.keeps_refused else None
         self.refused = 0
 
@@ -97,16 +98,14 @@ class Landing:
 
     def is_in_lake(self, read: Read) -> bool:
         """Whether the lake's table is up to date with the log and holds just these source rows, and the quarantine the others."""
-        state = self._deployment.lake.state(self.source.name, self.table)
+        state = self.deployment.lake.state(self.source.name, self.table)
         if state is None or state.current.marker.sequence != self.head:
             return False
         gate, marker = self.gate(), state.current.marker
         found = checksum_of(gate.rows(read), self.schema)
         if (found.rows, found.hex) != (marker.rows, marker.checksum):
             return False
-        if self.quarantine is None:
-            return True
-        return not self.quarantine.news(gate.refused.values()) and gate.refused.keys() == self.quarantine.rows().keys()
+        return self.quarantine is None or not self.quarantine.news(gate.refused.values())
 
     def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, Gate, Sequence[pa.RecordBatch] | None]:
         """Rows and checksum of a window as it would land, what was seen of its rows, and these themselves where they are few."""
@@ -166,12 +165,12 @@ class Landing:
             written, gate = self._whole(lambda: self._write(read, folder, seen if kind == "upsert" else None))
         else:
             written = self.write(rows, self.schema, folder=folder)
-        if written.rows or kind != "upsert":
+        if written.rows or kind != "upsert" or gate.refused:
             self._refuse(gate, window, kind, previous, written.rows)
         taken_up = self._keep_refused(gate, kind, window, seen)
         if kind == "upsert":
             self._delete_refused(gate)
-        if kind == "upsert" and not written.rows:
+        if kind == "upsert" and not written.rows and not gate.refused:
             self.unchanged += 1
             return
         if taken_up:
@@ -204,9 +203,25 @@ class Landing:
         return [one for one, row in there.items() if one not in gate.refused and (kind == "snapshot" or _is_in(row, window))]
 
     def keep(self, refused: Collection[QuarantinedRow]) -> None:
-        """Put rows into the quarantine."""
+        """Put rows into the quarantine, each later than any batch that has taken it up before.
+
+        Raises CommitConflict where somebody has landed from a later view: the rows may be good again, or gone.
+        """
         assert self.quarantine is not None
-        self.quarantine.keep(refused, self._position, self._run_id)
+        if not self.quarantine.news(refused):
+            return
+        later_view = any(entry.manifest.position.taken_at > self._position.taken_at for entry in self.entries)
+        if later_view or self.log.head() != self.head:
+            raise self._overtaken()
+        taken = {
+            one: entry.manifest.position.taken_at
+            for entry in self.entries
+            for one in entry.manifest.position.detail.get(TAKEN_UP, "").split(",")
+        }
+        later = [
+            replace(row, seen_at=max(row.seen_at, taken[row.row_id] + TICK)) if row.row_id in taken else row for row in refused
+        ]
+        self.quarantine.keep(later, self._position, self._run_id)
 
     def take_up(self, ids: Collection[str]) -> None:
         """Take rows out of the quarantine."""
@@ -214,19 +229,34 @@ class Landing:
             self.quarantine.remove(ids, self._position, self._run_id)
 
     def _delete_refused(self, gate: Gate) -> None:
-        """Delete what the table has under the keys of refused rows: it is not what the source has any more."""
-        if self.quarantine is None or not gate.keys:
+        """Delete what the table has under the keys of refused rows: it is not what the source has any more.
+
+        Raises CommitConflict where somebody has landed meanwhile.
+        """
+        if self.quarantine is None or not gate.keys or all(entry.manifest.kind == "delete" for entry in self.entries):
             return
         there = self.quarantine.rows()
         state = sorted((one, there[one].seen_at.isoformat()) for one in gate.refused if one in there)
         said = hashlib.sha256(json.dumps([gate.digest, state]).encode()).hexdigest()[:32]
-        if any(entry.manifest.position.detail.get(REFUSED) == said for entry in self.entries):
+        if any(entry.manifest.position.detail.get(REFUSED) == said for entry in known_reads(self.entries)):
             return
         schema = pa.schema([self.schema.field(name) for name in self.table.key])
         keys = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in gate.keys]
         position = self.position_with({REFUSED: said})
         written = self.write(keys, schema)
-        self.land_written(written, kind="delete", window=None, closed=False, schema=schema, position=position)
+        landed = self.land_written(
+            written, kind="delete", window=None, closed=False, schema=schema, position=position, only_after=self.head
+        )
+        if not landed:
+            raise self._overtaken()
+
+    def _overtaken(self) -> CommitConflict:
+        return CommitConflict(
+            f"landing {self.source.name}.{self.table.name}",
+            value="another run landed rows of it meanwhile, and rows of this one were refused",
+            allowed="a log that nobody moved since the source was read",
+            remedy="Run it again; nothing but refused rows was kept.",
+        )
 
     def _refuse(self, gate: Gate, window: Window | None, kind: BatchKind, previous: LogEntry | None, rows: int) -> None:
         """Refuse rows that are not what the table expects (ExpectationFailed), or that are too few (DeletesRefused)."""
@@ -241,7 +271,8 @@ class Landing:
                 "Their batch was not landed.",
             )
         if kind == "snapshot" and previous is not None:
-            self.check_gone(previous.manifest.rows - rows - len(gate.refused), previous.manifest.rows)
+            known = self.quarantine.rows().keys() if self.quarantine is not None else ()
+            self.check_gone(previous.manifest.rows - rows - len(gate.refused.keys() - known), previous.manifest.rows)
 
     def keep_note(self, name: str, text: str) -> None:
         """Keep a note beside the log."""
@@ -322,7 +353,7 @@ class Landing:
         A lake that cannot be asked is taken to be no further than the log.
         """
         try:
-            state = self._deployment.lake.state(self.source.name, self.table)
+            state = self.deployment.lake.state(self.source.name, self.table)
         except LakehouseError:
             return
         if state is None or state.current.marker.sequence <= self.log.head():

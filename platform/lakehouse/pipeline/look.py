@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from lakehouse.errors import LakehouseError
-from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.deployment import Deployment, with_quarantines
 from lakehouse.pipeline.extract import has_news
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.spec import Source, Table, declared_tables
@@ -35,7 +35,9 @@ def is_up_to_date(deployment: Deployment, chosen: Sequence[tuple[Source, Table]]
         ]
         try:
             published = _published(deployment, chosen)
-            level = all(_is_level(deployment, source, table, published[_name(source, table)]) for source, table in chosen)
+            kept = [(s, t) for s, t in with_quarantines(chosen) if (s, t) not in chosen and deployment.log(s, t).head()]
+            whole = published | _published(deployment, kept)
+            level = all(_is_level(deployment, source, table, whole[_name(source, table)]) for source, table in [*chosen, *kept])
             if not level or stale_statistics(deployment, published).is_stale:
                 return False
             return not any(news.result() for news in as_completed(asked))

@@ -26,7 +26,8 @@ TAKEN_UP = "taken_up"
 
 SCHEMA = pa.schema([arrow_field(field.name, field.type, nullable=field.nullable, doc=field.doc) for field in QUARANTINED])
 
-_LATER = timedelta(microseconds=1)
+TICK = timedelta(microseconds=1)
+"""The least by which a row's state is later than the one before it."""
 
 
 class Quarantine:
@@ -46,9 +47,12 @@ class Quarantine:
         return self._rows
 
     def news(self, refused: Iterable[QuarantinedRow]) -> list[QuarantinedRow]:
-        """Of refused rows those that are not there as they are; a discarded row is new when another value is refused."""
+        """Of refused rows those that are not there as they are; a discarded row is new when another value is refused.
+
+        What somebody has read later than these stays.
+        """
         there = self.rows()
-        return [row for row in refused if row.row_id not in there or not there[row.row_id].is_the_row(row)]
+        return [row for row in refused if (had := there.get(row.row_id)) is None or had.is_before(row)]
 
     def keep(self, refused: Collection[QuarantinedRow], position: Position, run_id: str) -> None:
         """Put rows into it."""
@@ -60,15 +64,21 @@ class Quarantine:
 
         def marked() -> list[QuarantinedRow]:
             there = self.rows()
-            return [replace(there[one], state="discarded") for one in ids if one in there and there[one].state == "open"]
+            chosen = [there[one] for one in ids if one in there and there[one].state == "open"]
+            return [replace(row, state="discarded", seen_at=_after(position.taken_at, row)) for row in chosen]
 
         found = marked()
         until_won(lambda: self._claim("upsert", marked(), position, run_id))
         return len(found)
 
     def remove(self, ids: Collection[str], position: Position, run_id: str) -> None:
-        """Take rows out of it; those that are not there are no error."""
-        until_won(lambda: self._claim("delete", [row for one in ids if (row := self.rows().get(one))], position, run_id))
+        """Take rows out of it, but for those that somebody has put there from a later view of the source."""
+
+        def found() -> list[QuarantinedRow]:
+            there = self.rows()
+            return [there[one] for one in ids if one in there and there[one].seen_at <= position.taken_at]
+
+        until_won(lambda: self._claim("delete", found(), position, run_id))
 
     def unfinished(self, entries: Sequence[LogEntry]) -> list[str]:
         """Rows that batches of the table have taken up, and that are still here: refused no later than the batch was read."""
@@ -87,7 +97,7 @@ class Quarantine:
             return
         there = self.rows()
         if kind == "upsert":
-            rows = [replace(row, seen_at=_after(position.taken_at, there.get(row.row_id))) for row in rows]
+            rows = [replace(row, seen_at=_after(row.seen_at, there.get(row.row_id))) for row in rows]
             schema, plain = SCHEMA, [{name: getattr(row, name) for name in COLUMNS} for row in rows]
         else:
             schema, plain = pa.schema([SCHEMA.field("row_id")]), [{"row_id": row.row_id} for row in rows]
@@ -125,7 +135,7 @@ def quarantine_share(deployment: Deployment, source: Source, table: Table) -> Sh
 
 
 def _after(moment: datetime, before: QuarantinedRow | None) -> datetime:
-    return moment if before is None else max(moment, before.seen_at + _LATER)
+    return moment if before is None else max(moment, before.seen_at + TICK)
 
 
 def open_rows(rows: Iterable[QuarantinedRow], where: Callable[[QuarantinedRow], bool] = lambda _: True) -> list[QuarantinedRow]:

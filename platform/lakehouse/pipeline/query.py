@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.errors import WrongUse
-from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.deployment import Deployment, with_quarantines
 from lakehouse.pipeline.tags import version_named
 from lakehouse.rows.duck import connect_duckdb, incoming, quoted
 from lakehouse.spec import History, Source, Table
@@ -59,7 +59,11 @@ def query(
 
 def _named_in(deployment: Deployment, sql: str, on: str) -> list[tuple[Source, Table]]:
     words = sql.replace('"', "").lower()
-    tables = deployment.select() if on == "lake" else [(s, t) for s, t in deployment.select([on]) if not isinstance(t, History)]
+    tables = (
+        list(with_quarantines(deployment.select()))
+        if on == "lake"
+        else [(s, t) for s, t in deployment.select([on]) if not isinstance(t, History)]
+    )
     return [(s, t) for s, t in tables if re.search(rf"\b{re.escape(f'{s.name}.{t.name}')}(?!\w)", words)]
 
 

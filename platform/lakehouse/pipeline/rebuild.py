@@ -19,6 +19,7 @@ from lakehouse.errors import CommitConflict, DamagedData
 from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.quarantine import Quarantine
 from lakehouse.pipeline.rebuild_reading import (
     Reading,
     built_state,
@@ -263,6 +264,8 @@ def _notes(deployment: Deployment, source: Source, table: Table, reading: Readin
             "personal values stay in the raw log's earlier batches, and in the lake's earlier versions until maintenance "
             "expires them and removes their files"
         )
+        if table.keeps_refused and (kept := len(Quarantine(deployment, source, table).rows())):
+            notes.append(f"{kept:,} rows in quarantine stay as they came, and are protected when they are replayed")
     for format_ in get_args(TableFormat):
         other = replace(table, format=format_)
         if format_ != table.format and deployment.lake.state(source.name, other) is not None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from lakehouse.errors import CommitConflict, ValueRefused, WrongUse
+from lakehouse.errors import CommitConflict, TerminalError, WrongUse
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.column_types import refuse_changed_types
@@ -25,10 +25,12 @@ from lakehouse.pipeline.landing import Landing
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.quarantine import TAKEN_UP, Quarantine, open_rows
 from lakehouse.pipeline.windows import closed_days, columns_of, lacks_columns
+from lakehouse.raw import schema_of
 from lakehouse.rows.duck import connect_duckdb, literal, quoted
 from lakehouse.rows.expected import check_expectations
+from lakehouse.rows.privacy import protected_again
 from lakehouse.sources.reader import Refuse, SourceSnapshot
-from lakehouse.spec import Position, Source, Table, Window
+from lakehouse.spec import LogEntry, Position, Source, Table, Window
 from lakehouse.spec.quarantine import Form, QuarantinedRow
 
 Single = tuple[QuarantinedRow, pa.RecordBatch]
@@ -150,12 +152,16 @@ class _Replay:
 
     def _read_some(self, rows: Sequence[QuarantinedRow]) -> tuple[dict[str, pa.RecordBatch], dict[str, QuarantinedRow]]:
         """Rows of one form: those that the table takes, and why not the others, by id. One alone may have had no key."""
-        # What is personal was seen to when the rows came.
+        # What was personal when the rows came was seen to then, what is so today is here.
+        secret = self._landing.deployment.settings.privacy_key.get_secret_value()
         gate = Gate(replace(self._table, personal={}, on_refused="quarantine"), "")
         try:
-            batches = list(gate.rows(lambda refuse: self._again(rows, refuse)))
-        except (ValueRefused, pa.ArrowInvalid) as error:
-            return {}, {row.row_id: replace(row, reason=str(error)) for row in rows}
+            batches = list(protected_again(gate.rows(lambda refuse: self._again(rows, refuse)), self._table, secret))
+        except (TerminalError, pa.ArrowException) as error:
+            if len(rows) == 1:
+                return {}, {rows[0].row_id: replace(rows[0], reason=str(error))}
+            each = [self._read_some([row]) for row in rows]
+            return {k: v for taken, _ in each for k, v in taken.items()}, {k: v for _, why in each for k, v in why.items()}
         singles = [batch.slice(number, 1) for batch in batches for number in range(batch.num_rows)]
         if len(rows) == 1:
             (row,) = rows
@@ -179,8 +185,9 @@ class _Replay:
             column = time_column(self._table)
             days: dict[Window, list[Single]] = {}
             for row, batch in passing:
-                moment: datetime = batch.column(column)[0].as_py()
-                days.setdefault(Window.of_day(moment.date()), []).append((row, batch))
+                moment = batch.column(column)[0].as_py()
+                day = moment.date() if isinstance(moment, datetime) else moment
+                days.setdefault(Window.of_day(day), []).append((row, batch))
             for window, chosen in sorted(days.items(), key=lambda item: str(item[0].low)):
                 yield "replace", window, chosen
         elif passing:
@@ -192,23 +199,26 @@ class _Replay:
         folder = f"day={window.low.date().isoformat()}" if window and window.low else ""
         closed = bool(window and window.low and closed_days(landing.entries, columns_of(landing.schema)).get(window.low.date()))
         batches: Iterable[pa.RecordBatch] = fresh
+        schema = landing.schema
         if kind != "upsert":
             previous = landing.previous("replace" if window else "snapshot", window)
             if previous is None and closed:  # a snapshot came after the day's batch: a rebuild's, or a repair's
-                batches = self._with(self._folded(window), fresh)
+                schema = _with_lost(schema, schema_of(self._last_snapshot().manifest))
+                batches = self._with(self._folded(window), fresh, schema)
             elif previous is None or lacks_columns(previous.manifest, columns_of(landing.schema)):
                 self._waiting += ids
                 return
             else:
-                batches = self._with(landing.log.read(previous), fresh)
+                schema = _with_lost(schema, schema_of(previous.manifest))
+                batches = self._with(landing.log.read(previous), fresh, schema)
         head = landing.head
-        written = landing.write(batches, landing.schema, folder=folder)
+        written = landing.write(batches, schema, folder=folder)
         landed = landing.land_written(
             written,
             kind="upsert" if kind == "upsert" else "replace" if window else "snapshot",
             window=window,
             closed=closed,
-            schema=landing.schema,
+            schema=schema,
             position=landing.position_with({TAKEN_UP: ",".join(sorted(ids))}),
             only_after=head,
         )
@@ -233,16 +243,26 @@ class _Replay:
             for batch in connection.execute(f"select * from {rows.relation} where {within}").to_arrow_reader(65_536):
                 yield batch.cast(rows.schema)
 
-    def _with(self, had_before: Iterable[pa.RecordBatch], fresh: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _last_snapshot(self) -> LogEntry:
+        return next(entry for entry in reversed(self._landing.entries) if entry.manifest.kind == "snapshot")
+
+    def _with(
+        self, had_before: Iterable[pa.RecordBatch], fresh: Sequence[pa.RecordBatch], schema: pa.Schema
+    ) -> Iterator[pa.RecordBatch]:
         """The rows that a window has, and those of `fresh` whose keys are not among them."""
         key, had = list(self._table.key), set[str]()
         wanted = {_key(batch, key) for batch in fresh}
         for batch in had_before:
             had |= wanted.intersection(key_text(row.values()) for row in batch.select(key).to_pylist())
-            yield _as_today(batch, self._landing.schema)
+            yield _as_today(batch, schema)
         for batch in fresh:
             if _key(batch, key) not in had:
-                yield batch
+                yield _as_today(batch, schema)
+
+
+def _with_lost(schema: pa.Schema, before: pa.Schema) -> pa.Schema:
+    """The columns of today, and those that were there before and that the source has lost."""
+    return pa.schema([*schema, *(field.with_nullable(True) for field in before if field.name not in schema.names)])
 
 
 def _key(batch: pa.RecordBatch, key: Sequence[str]) -> str:

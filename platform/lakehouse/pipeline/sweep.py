@@ -12,19 +12,19 @@ is due: without it, or with one that cannot be read, that is now.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
 
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.gate import seen_among
 from lakehouse.pipeline.landing import Landing
 from lakehouse.raw import RawLog
 from lakehouse.rows.duck import connect_duckdb, incoming, quoted
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Source, Table
-from lakehouse.spec.quarantine import QuarantinedRow
 
 Missing = tuple[pa.Table, int, int, list[str]]
 
@@ -103,38 +103,29 @@ def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, s
     """The keys that are in the lake, or about to be, and not in the source's view; how many of them no batch that waits deletes
     already; how many keys there are in all, but for those; and the rows of the quarantine, by id, that are not in it either.
     """
-    refused = [row for row in landing.quarantine.rows().values() if row.key is not None] if landing.quarantine else []
+    seen, width = set[str](), len(landing.table.key)
+    there = landing.quarantine.rows() if landing.quarantine else {}
+    refused = {one: row for one, row in there.items() if row.key is not None and len(json.loads(row.key)) == width}
+    source_keys = snapshot.keys(landing.table, None if landing.quarantine is None else lambda _: None)
     keys = ", ".join(quoted(name) for name in schema.names)
     with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
         for name, batches in (
-            ("source_keys", snapshot.keys(landing.table, None if landing.quarantine is None else lambda _: None)),
+            ("source_keys", seen_among(source_keys, refused, seen, landing.table)),
             ("lake_keys", _landed_keys(landing, base, schema.names)),
             ("deleted_keys", _deleted_keys(landing, base, schema.names)),
-            ("refused_keys", _refused_keys(refused, schema)),
         ):
             with incoming(connection, "incoming_keys", (_only(batch, schema) for batch in batches), schema):
                 connection.execute(f"create temp table {name} as select {keys} from incoming_keys")
         match = " and ".join(f"l.{quoted(n)} is not distinct from s.{quoted(n)}" for n in schema.names)
         query = f"select distinct l.* from lake_keys l where not exists (select 1 from source_keys s where {match})"
         gone = connection.execute(query).to_arrow_table().cast(schema)
-        forgotten = f"select rowid from refused_keys l where not exists (select 1 from source_keys s where {match})"
-        ids = [refused[number].row_id for (number,) in connection.execute(forgotten).fetchall()] if refused else []
+        ids = [one for one in refused if one not in seen]
         if not gone.num_rows:
             return gone, 0, 0, ids
         left = "from (select distinct * from lake_keys) l where not exists (select 1 from deleted_keys s where " + match + ")"
         unseen = f"not exists (select 1 from source_keys s where {match})"
         (found,) = connection.execute(f"select count(*) filter ({unseen}), count(*) {left}").fetchall()
         return gone, int(found[0]), int(found[1]), ids
-
-
-def _refused_keys(rows: Sequence[QuarantinedRow], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The keys of rows of the quarantine, in their order."""
-    keys = [json.loads(row.key or "[]") for row in rows]
-    arrays = [
-        pa.array([key[i] for key in keys]).cast(field.type) if keys else pa.array([], field.type)
-        for i, field in enumerate(schema)
-    ]
-    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _landed_keys(landing: Landing, base: SweepBase, names: list[str]) -> Iterator[pa.RecordBatch]:

@@ -82,7 +82,8 @@ def read_raw_and_source(
             raw.found.problem = str(error)
         found = reading.result()
         if reading.refused and not found.problem:
-            missing = Quarantine(deployment, source, raw.table).news(reading.refused.values())
+            there = Quarantine(deployment, source, raw.table).rows()
+            missing = [row for one, row in reading.refused.items() if one not in there]
             lost = [row for row in missing if not _is_pending(raw, row)]
             found.pending += len(missing) - len(lost)
             if lost:

@@ -47,9 +47,9 @@ class QuarantinedRow:
     position: str
     run_id: str
 
-    def is_the_row(self, other: QuarantinedRow) -> bool:
-        """Whether the other is the same row, refused for the same reason."""
-        return (self.original, self.column, self.reason) == (other.original, other.column, other.reason)
+    def is_before(self, other: QuarantinedRow) -> bool:
+        """Whether the other is the row as it was read later, with other values."""
+        return self.original != other.original and self.seen_at <= other.seen_at
 
 
 COLUMNS = tuple(field.name for field in fields(QuarantinedRow))

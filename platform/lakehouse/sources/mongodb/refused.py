@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import bson
 import pyarrow as pa
@@ -50,12 +51,14 @@ def refused_rows(
     names = dict.fromkeys([*table.key, *([time] if time else [])])
     known = [replace(c, field=c.field.with_nullable(True)) for name in names for c in columns if c.field.name == name]
     types = {column.field.name: declared_type(column.field) for column in columns}
+    hidden = {c.field.name for c in columns if any(c.path[:1] == path[:1] for path in personal)}
     reasons = [
-        f"{'a value that is personal' if why.column in table.personal else why.found} in the document with _id {why.document_id},"
+        f"{'a value that is personal' if why.column in hidden else why.found} in the document with _id {why.document_id},"
         f" and it takes what {types.get(why.column, 'one value')} holds exactly"
         for _, why in left_out
     ]
-    originals = decode(documents, [whole], personal)
+    parts = [_part(documents, number, number + 1) for number in range(len(left_out))]
+    originals = pa.concat_batches([decode(part, [whole], _reached(part, personal)) for part in parts])
     return RefusedRows(
         "bson",
         originals,
@@ -64,6 +67,26 @@ def refused_rows(
         reasons,
         [_shown(document) for document in originals.column(0).to_pylist()],
     )
+
+
+def _reached(document: Chunk, personal: Sequence[Path]) -> list[Path]:
+    """The personal paths of one document, each only as far as it goes through objects: what is there instead goes whole."""
+    start = int(document.starts[0])
+    try:
+        decoded = bson.decode(document.data[start : start + int(document.i4[start])], EXACT)
+    except bson.InvalidBSON:
+        return [path[:1] for path in personal]
+    found = []
+    for path in personal:
+        at: Any = decoded
+        for depth, name in enumerate(path[:-1], start=1):
+            at = at.get(name)
+            if not isinstance(at, dict):
+                found.append(path if at is None else path[:depth])
+                break
+        else:
+            found.append(path)
+    return found
 
 
 def _shown(document: bytes) -> str:

@@ -38,7 +38,11 @@ class RefusedScan:
 
     def _read(self) -> Iterator[ReadColumn]:
         for column in self._known:
-            value = f"case when {column.refused} then null else {column.value} end" if column.refused else column.value
+            value, type_ = column.value, column.field.type
+            if column.refused:
+                value = f"case when {column.refused} then null else {value} end"
+                # A case of a null and a numeric has lost the digits of its type.
+                value += f"::numeric({type_.precision},{type_.scale})" if pa.types.is_decimal(type_) else ""
             yield ReadColumn(column.field.with_nullable(True), value)
         for column in self._columns:
             yield ReadColumn(pa.field(column.field.name, pa.string()), f"{quoted(column.field.name)}::text")
