@@ -7,9 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from lakehouse.cli.session import deployment
+from lakehouse.cli.session import deployment, one_table
 from lakehouse.cli.terminal import print_table, say
-from lakehouse.cli.versions import one_table
 from lakehouse.pipeline.diff import RowDiff, TableDiff, diff_table
 from lakehouse.pipeline.tags import version_named
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from lakehouse.cli.session import deployment
+from lakehouse.cli.session import deployment, one_table
 from lakehouse.cli.terminal import print_table, say
 from lakehouse.errors import WrongUse
 from lakehouse.pipeline.deployment import Deployment
@@ -123,10 +123,7 @@ def discard(table: str, rows: tuple[str, ...], everything: bool, yes: bool) -> N
 
 def _chosen(name: str) -> tuple[Deployment, Source, Table]:
     here = deployment()
-    chosen = here.select([name])
-    if len(chosen) != 1:
-        raise WrongUse("looking at a quarantine", value=name, allowed="one table, as source.table", remedy="Name the table.")
-    return here, *chosen[0]
+    return here, *one_table(here, "looking at a quarantine", name)
 
 
 def _document(row: QuarantinedRow) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from lakehouse.cli.session import deployment
+from lakehouse.cli.session import deployment, one_table
 from lakehouse.cli.terminal import print_table, say, size_of
-from lakehouse.errors import WrongUse
 from lakehouse.pipeline.rebuild import RebuildPlan, plan_rebuild, rebuild_table
 
 
@@ -28,10 +27,7 @@ def rebuild(table: str, yes: bool, dry_run: bool, as_json: bool) -> None:
     terminal it does nothing unless --yes is given. It leaves a record, which `lakehouse show TABLE` shows.
     """
     here = deployment()
-    chosen = here.select([table])
-    if len(chosen) != 1:
-        raise WrongUse("rebuilding", value=table, allowed="one table, as source.table", remedy="Name the table.")
-    source, declared = chosen[0]
+    source, declared = one_table(here, "rebuilding", table)
     say(f"reading the raw log of {source.name}.{declared.name}")
     plan = plan_rebuild(here, source, declared)
     document: dict[str, Any] = {"plan": _document(plan), "done": [], "record": None}

@@ -6,9 +6,8 @@ import sys
 
 import click
 
-from lakehouse.cli.session import deployment
+from lakehouse.cli.session import deployment, one_table
 from lakehouse.cli.terminal import print_table, say
-from lakehouse.errors import WrongUse
 from lakehouse.pipeline.repair import Plan, plan_repair, repair_table
 
 
@@ -23,10 +22,7 @@ def repair(table: str, yes: bool, dry_run: bool) -> None:
     without a terminal it does nothing unless --yes is given. It leaves a record, which `lakehouse show TABLE` shows.
     """
     here = deployment()
-    chosen = here.select([table])
-    if len(chosen) != 1:
-        raise WrongUse("repairing", value=table, allowed="one table, as source.table", remedy="Name the table.")
-    source, declared = chosen[0]
+    source, declared = one_table(here, "repairing", table)
     say(f"reading every copy of {source.name}.{declared.name}")
     plan = plan_repair(here, source, declared)
     if not plan.damaged:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from lakehouse import services
 from lakehouse.cli.pandas import hide_pandas
-from lakehouse.errors import ConfigurationError, ServiceFailed
+from lakehouse.errors import ConfigurationError, ServiceFailed, WrongUse
 from lakehouse.imports import for_good
 from lakehouse.pipeline.declared import declared_sources
 from lakehouse.settings import SERVICES_FILE, Settings, current_settings, load_settings
 
 if TYPE_CHECKING:
     from lakehouse.pipeline.deployment import Deployment
+    from lakehouse.spec import Source, Table
 
 
 def source_kinds(settings: Settings) -> dict[str, str]:
@@ -69,3 +70,11 @@ def recorded_settings() -> Settings:
             remedy="Go to the deployment's folder, or start one with `lakehouse up`.",
         )
     return settings
+
+
+def one_table(here: Deployment, tried: str, table: str) -> tuple[Source, Table]:
+    """The one table that a name stands for; WrongUse when it stands for several."""
+    chosen = here.select([table])
+    if len(chosen) != 1:
+        raise WrongUse(tried, value=table, allowed="one table, as source.table", remedy="Name the table.")
+    return chosen[0]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import click
 
-from lakehouse.cli.session import deployment
+from lakehouse.cli.session import deployment, one_table
 from lakehouse.cli.terminal import say
-from lakehouse.errors import WrongUse
-from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.rollback import rollback_table
 from lakehouse.pipeline.tags import remove_tag, tag_version, version_named
-from lakehouse.spec import Source, Table
 
 
 @click.command()
@@ -45,11 +42,3 @@ def tag(table: str, name: str, version: str | None, remove: bool) -> None:
         return
     number = None if version is None else version_named(here, source, declared, version)
     say(f"version {tag_version(here, source, declared, name, number)} of {table} is named {name}")
-
-
-def one_table(here: Deployment, tried: str, table: str) -> tuple[Source, Table]:
-    """The one table that a name stands for; WrongUse when it stands for several."""
-    chosen = here.select([table])
-    if len(chosen) != 1:
-        raise WrongUse(tried, value=table, allowed="one table, as source.table", remedy="Name the table.")
-    return chosen[0]

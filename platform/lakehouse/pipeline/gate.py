@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, time
 from typing import Any
 
 import pyarrow as pa
@@ -76,8 +76,8 @@ class Gate:
     def _unexpected(self, batch: pa.RecordBatch, expected: Expect) -> None:
         (rows,) = protected([batch], self._table, self._key)
         singles = [rows.take(pa.array([number])) for number in range(rows.num_rows)]
-        time = time_column(self._table)
-        known = rows.select(list(dict.fromkeys([*self._table.key, *([time] if time else [])])))
+        column = time_column(self._table)
+        known = rows.select(list(dict.fromkeys([*self._table.key, *([column] if column else [])])))
         seen = rows.select([name for name in rows.schema.names if name != DOCUMENT]).to_pylist()
         shown = [json.dumps(row, ensure_ascii=False, default=_shown) for row in seen]
         reasons = [f"not so: {expected}"] * len(singles)
@@ -101,11 +101,12 @@ class Gate:
                 allowed="fewer at once in its quarantine",
                 remedy="Declare the column in a type that takes them, or correct the expectation; nothing was landed.",
             )
-        keys, time = known.select(list(self._table.key)), time_column(self._table)
-        whole = [all(value is not None for value in row.values()) for row in keys.to_pylist()]
-        moments: list[datetime | None] = known.column(time).to_pylist() if time else [None] * known.num_rows
-        for number, row in enumerate(keys.to_pylist()):
-            key = key_text(row.values()) if whole[number] else None
+        keys, column = known.select(list(self._table.key)), time_column(self._table)
+        values = [list(row.values()) for row in keys.to_pylist()]
+        whole = [None not in row for row in values]
+        moments: list[datetime | None] = known.column(column).to_pylist() if column else [None] * known.num_rows
+        for number, row in enumerate(values):
+            key = key_text(row) if whole[number] else None
             kept = QuarantinedRow(
                 row_id=row_id(key) if key else _digest(originals[number]),
                 state="open",
@@ -116,7 +117,7 @@ class Gate:
                 form=form,
                 original=originals[number],
                 moment=_moment(moments[number]),
-                seen_at=self._position.taken_at if self._position else datetime.min,
+                seen_at=self._position.taken_at if self._position else datetime.min.replace(tzinfo=UTC),
                 position=_position(self._position),
                 run_id=self._run_id,
             )
@@ -131,17 +132,16 @@ def passing_rows(snapshot: SourceSnapshot, table: Table, key: str, window: Windo
 
 
 def seen_among(
-    batches: Iterable[pa.RecordBatch], known: Mapping[str, QuarantinedRow], seen: set[str], table: Table
+    batches: Iterable[pa.RecordBatch], known: Mapping[str, Sequence[Any]], seen: set[str], table: Table
 ) -> Iterator[pa.RecordBatch]:
-    """The same batches; the ids of rows of a quarantine whose keys are among them are added to `seen`."""
-    keys = [key for row in known.values() if row.key is not None and len(key := json.loads(row.key)) == len(table.key)]
-    if not keys:
+    """The same batches; of `known` keys, by the ids of their rows, the ids of those that are among them are added to `seen`."""
+    if not known:
         yield from batches
         return
     for batch in batches:
         rows = batch.select(list(table.key))
         for position, name in enumerate(table.key):
-            values = _typed([key[position] for key in keys], rows.column(name).type)
+            values = _typed([key[position] for key in known.values()], rows.column(name).type)
             if values is not None:
                 rows = rows.filter(pc.is_in(rows.column(name), values))
         for row in rows.to_pylist():
@@ -149,6 +149,12 @@ def seen_among(
             if one in known:
                 seen.add(one)
         yield batch
+
+
+def keys_of(known: Mapping[str, QuarantinedRow], table: Table) -> dict[str, list[Any]]:
+    """The keys of rows of a quarantine, by id: those that are whole, and of as many columns as the table's key has now."""
+    keys = {one: json.loads(row.key) for one, row in known.items() if row.key is not None}
+    return {one: key for one, key in keys.items() if len(key) == len(table.key)}
 
 
 def _typed(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
@@ -199,8 +205,6 @@ def _digest(data: bytes) -> str:
 def _moment(value: Any) -> datetime | None:
     if value is None or isinstance(value, datetime):
         return value
-    from datetime import UTC, time
-
     return datetime.combine(value, time(), UTC)
 
 

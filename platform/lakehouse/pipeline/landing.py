@@ -21,7 +21,7 @@ from lakehouse.errors import (
     SourceUnavailable,
 )
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.gate import Gate, Read, seen_among
+from lakehouse.pipeline.gate import Gate, Read, keys_of, seen_among
 from lakehouse.pipeline.quarantine import TAKEN_UP, TICK, Quarantine
 from lakehouse.pipeline.windows import known_reads
 from lakehouse.raw import Written
@@ -119,7 +119,7 @@ class Landing:
         rows = gate.rows(read)
         if seen is not None and self.quarantine is not None:
             seen.clear()
-            rows = seen_among(rows, self.quarantine.rows(), seen, self.table)
+            rows = seen_among(rows, keys_of(self.quarantine.rows(), self.table), seen, self.table)
         return self.write(rows, self.schema, folder=folder), gate
 
     def window_checksum(self, read: Read) -> tuple[RowChecksum, str]:
@@ -154,8 +154,7 @@ class Landing:
             found, gate, rows = self._whole(lambda: self._checksum_and_rows(read))
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
-                taken_up = self._keep_refused(gate, kind, window, set())
-                self.take_up(taken_up)
+                self.take_up(self._keep_refused(gate, kind, window, ()))
                 if closed and not previous.manifest.closed:
                     self._claim(self._again(previous.manifest, position))
                 return
@@ -165,16 +164,15 @@ class Landing:
             written, gate = self._whole(lambda: self._write(read, folder, seen if kind == "upsert" else None))
         else:
             written = self.write(rows, self.schema, folder=folder)
-        if written.rows or kind != "upsert" or gate.refused:
-            self._refuse(gate, window, kind, previous, written.rows)
-        taken_up = self._keep_refused(gate, kind, window, seen)
-        if kind == "upsert":
-            self._delete_refused(gate)
         if kind == "upsert" and not written.rows and not gate.refused:
             self.unchanged += 1
             return
+        self._refuse(gate, window, kind, previous, written.rows)
+        taken_up = self._keep_refused(gate, kind, window, seen)
+        if kind == "upsert":
+            self._delete_refused(gate)
         if taken_up:
-            position = replace(position, detail={**position.detail, TAKEN_UP: ",".join(sorted(taken_up))})
+            position = self.position_with({**(detail or {}), TAKEN_UP: ",".join(sorted(taken_up))})
         if self.land_written(written, kind=kind, window=window, closed=closed, schema=self.schema, position=position):
             self.unmet = together((*self.unmet, *gate.unmet))
             self.take_up(taken_up)

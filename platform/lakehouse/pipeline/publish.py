@@ -64,3 +64,23 @@ def _publish(deployment: Deployment, source: Source, table: Table) -> Publicatio
         base=before,
     )
     return Publication(published, partitions, changed=True)
+
+
+def republish_table(deployment: Deployment, source: Source, table: Table, than: Published | None) -> Published | None:
+    """Copy all rows of the lake's table in one exchange, whatever is published; None for a table that the lake has not got.
+
+    than: what was published when that was decided. Raises CommitConflict where somebody has published since.
+    """
+    state = deployment.lake.state(source.name, table)
+    if state is None:
+        return None
+    version = state.current.version
+    return deployment.warehouse.republish(
+        source.name,
+        table,
+        state.schema,
+        marker=state.current.marker,
+        version=version,
+        scan=lambda names: deployment.lake.scan(source.name, table, partitions=names, version=version),
+        than=than,
+    )

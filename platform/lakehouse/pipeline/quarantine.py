@@ -7,7 +7,7 @@ them, so that whoever comes after a death in between can finish it (`unfinished`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -138,6 +138,6 @@ def _after(moment: datetime, before: QuarantinedRow | None) -> datetime:
     return moment if before is None else max(moment, before.seen_at + TICK)
 
 
-def open_rows(rows: Iterable[QuarantinedRow], where: Callable[[QuarantinedRow], bool] = lambda _: True) -> list[QuarantinedRow]:
+def open_rows(rows: Iterable[QuarantinedRow]) -> list[QuarantinedRow]:
     """Those that nobody has discarded, the oldest first."""
-    return sorted((row for row in rows if row.state == "open" and where(row)), key=lambda row: (row.seen_at, row.row_id))
+    return sorted((row for row in rows if row.state == "open"), key=lambda row: (row.seen_at, row.row_id))

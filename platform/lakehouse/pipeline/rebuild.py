@@ -18,7 +18,7 @@ import pyarrow as pa
 from lakehouse.errors import CommitConflict, DamagedData
 from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.publish import publish_table, republish_table
 from lakehouse.pipeline.quarantine import Quarantine
 from lakehouse.pipeline.rebuild_reading import (
     Reading,
@@ -205,19 +205,7 @@ def _check_head(deployment: Deployment, source: Source, table: Table, entries: l
 
 
 def _republish(deployment: Deployment, source: Source, table: Table) -> None:
-    than = deployment.warehouse.state(source.name, table)
-    state = deployment.lake.state(source.name, table)
-    assert state is not None
-    version = state.current.version
-    deployment.warehouse.republish(
-        source.name,
-        table,
-        state.schema,
-        marker=state.current.marker,
-        version=version,
-        scan=lambda names: deployment.lake.scan(source.name, table, partitions=names, version=version),
-        than=than,
-    )
+    republish_table(deployment, source, table, deployment.warehouse.state(source.name, table))
 
 
 def _shape(deployment: Deployment, source: Source, table: Table, reading: Reading) -> Shape | None:

@@ -15,7 +15,7 @@ from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.damage import Diagnosis, diagnose
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.histories import provable_entries
-from lakehouse.pipeline.publish import publish_table
+from lakehouse.pipeline.publish import publish_table, republish_table
 from lakehouse.pipeline.repair_raw import RawStep, land_step, plan_raw
 from lakehouse.pipeline.repair_record import RepairRecord, begin_record, end_record, save_record
 from lakehouse.pipeline.statistics import forget_statistics
@@ -142,20 +142,10 @@ def _mend_lake(deployment: Deployment, source: Source, table: Table, found: Diag
 
 
 def _mend_warehouse(deployment: Deployment, source: Source, table: Table, found: Diagnosis) -> str:
-    state = deployment.lake.state(source.name, table)
-    if state is None:
+    published = republish_table(deployment, source, table, found.published)
+    if published is None:
         return "nothing to publish: the lake has no such table"
-    version = state.current.version
-    published = deployment.warehouse.republish(
-        source.name,
-        table,
-        state.schema,
-        marker=state.current.marker,
-        version=version,
-        scan=lambda names: deployment.lake.scan(source.name, table, partitions=names, version=version),
-        than=found.published,
-    )
-    return f"copied all {published.rows:,} rows of version {version}"
+    return f"copied all {published.rows:,} rows of version {published.version}"
 
 
 def _left(source: Source, table: Table, plan: Plan) -> DamagedData:

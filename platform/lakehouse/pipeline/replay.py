@@ -7,6 +7,7 @@ is there once, and whatever dies in between is finished by the next replay or ru
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.column_types import refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import refusal
-from lakehouse.pipeline.gate import Gate, key_text, row_id, time_column
+from lakehouse.pipeline.gate import Gate, key_text, row_id, seen_among, time_column
 from lakehouse.pipeline.landing import Landing
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.quarantine import TAKEN_UP, Quarantine, open_rows
@@ -30,7 +31,7 @@ from lakehouse.rows.duck import connect_duckdb, literal, quoted
 from lakehouse.rows.expected import check_expectations
 from lakehouse.rows.privacy import protected_again
 from lakehouse.sources.reader import Refuse, SourceSnapshot
-from lakehouse.spec import LogEntry, Position, Source, Table, Window
+from lakehouse.spec import BatchKind, LogEntry, Position, Source, Table, Window
 from lakehouse.spec.quarantine import Form, QuarantinedRow
 
 Single = tuple[QuarantinedRow, pa.RecordBatch]
@@ -179,7 +180,7 @@ class _Replay:
         assert refuse is not None
         yield from self._snapshot.again(self._table, form, [row.original for row in rows], refuse)
 
-    def _places(self, passing: Sequence[Single]) -> Iterator[tuple[str, Window | None, list[Single]]]:
+    def _places(self, passing: Sequence[Single]) -> Iterator[tuple[BatchKind, Window | None, list[Single]]]:
         """The rows by the window of the batch that they belong to."""
         if self._table.mode == "append":
             column = time_column(self._table)
@@ -193,7 +194,7 @@ class _Replay:
         elif passing:
             yield ("upsert" if self._table.mode == "upsert" else "snapshot"), None, list(passing)
 
-    def _place(self, kind: str, window: Window | None, chosen: Sequence[Single]) -> None:
+    def _place(self, kind: BatchKind, window: Window | None, chosen: Sequence[Single]) -> None:
         landing, ids = self._landing, [row.row_id for row, _ in chosen]
         fresh = [batch for _, batch in chosen]
         folder = f"day={window.low.date().isoformat()}" if window and window.low else ""
@@ -201,7 +202,7 @@ class _Replay:
         batches: Iterable[pa.RecordBatch] = fresh
         schema = landing.schema
         if kind != "upsert":
-            previous = landing.previous("replace" if window else "snapshot", window)
+            previous = landing.previous(kind, window)
             if previous is None and closed:  # a snapshot came after the day's batch: a rebuild's, or a repair's
                 schema = _with_lost(schema, schema_of(self._last_snapshot().manifest))
                 batches = self._with(self._folded(window), fresh, schema)
@@ -215,7 +216,7 @@ class _Replay:
         written = landing.write(batches, schema, folder=folder)
         landed = landing.land_written(
             written,
-            kind="upsert" if kind == "upsert" else "replace" if window else "snapshot",
+            kind=kind,
             window=window,
             closed=closed,
             schema=schema,
@@ -250,13 +251,12 @@ class _Replay:
         self, had_before: Iterable[pa.RecordBatch], fresh: Sequence[pa.RecordBatch], schema: pa.Schema
     ) -> Iterator[pa.RecordBatch]:
         """The rows that a window has, and those of `fresh` whose keys are not among them."""
-        key, had = list(self._table.key), set[str]()
-        wanted = {_key(batch, key) for batch in fresh}
-        for batch in had_before:
-            had |= wanted.intersection(key_text(row.values()) for row in batch.select(key).to_pylist())
+        wanted, had = {row_id(key): (key, batch) for batch in fresh if (key := _key(batch, self._table.key))}, set[str]()
+        known = {one: json.loads(key) for one, (key, _) in wanted.items()}
+        for batch in seen_among(had_before, known, had, self._table):
             yield _as_today(batch, schema)
-        for batch in fresh:
-            if _key(batch, key) not in had:
+        for one, (_, batch) in wanted.items():
+            if one not in had:
                 yield _as_today(batch, schema)
 
 

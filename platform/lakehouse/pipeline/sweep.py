@@ -11,7 +11,6 @@ is due: without it, or with one that cannot be read, that is now.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,14 +18,12 @@ from datetime import datetime
 import pyarrow as pa
 
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.gate import seen_among
+from lakehouse.pipeline.gate import keys_of, seen_among
 from lakehouse.pipeline.landing import Landing
 from lakehouse.raw import RawLog
 from lakehouse.rows.duck import connect_duckdb, incoming, quoted
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Source, Table
-
-Missing = tuple[pa.Table, int, int, list[str]]
 
 SWEPT = "swept"
 """The note of the last sweep: when the view of the source was taken that it was made from."""
@@ -40,6 +37,20 @@ class SweepBase:
     version: int | None
     watermark: int
     head: int
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Keys that are not in the source's view.
+
+    gone: those that are in the lake, or about to be. fresh: how many of them no batch that waits deletes already; keys: how many
+    keys there are in all, but for those. refused: the rows of the quarantine, by id, that are not in the view either.
+    """
+
+    gone: pa.Table
+    fresh: int
+    keys: int
+    refused: list[str]
 
 
 def sweep_base(deployment: Deployment, source: Source, table: Table) -> SweepBase:
@@ -79,18 +90,18 @@ def sweep_deleted(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, *
         landing.note("the key sweep was left to the next run: another run landed rows of this table meanwhile")
         return
     schema = pa.schema([landing.schema.field(name) for name in landing.table.key])
-    gone, fresh, keys, refused = _missing_keys(landing, snapshot, base, schema)
-    landing.take_up(refused)
-    if not gone.num_rows:
+    missing = _missing_keys(landing, snapshot, base, schema)
+    landing.take_up(missing.refused)
+    if not missing.gone.num_rows:
         _note_swept(landing, snapshot)
         return
-    landing.check_gone(fresh, keys)
-    written = landing.write(gone.to_batches(), schema)
+    landing.check_gone(missing.fresh, missing.keys)
+    written = landing.write(missing.gone.to_batches(), schema)
     landed = landing.land_written(written, kind="delete", window=None, closed=False, schema=schema, only_after=base.head + own)
     if not landed:
         landing.note("the key sweep was left to the next run: another run landed rows of this table meanwhile")
         return
-    landing.note(f"the key sweep found {gone.num_rows:,} deleted rows")
+    landing.note(f"the key sweep found {missing.gone.num_rows:,} deleted rows")
     _note_swept(landing, snapshot)
 
 
@@ -99,13 +110,9 @@ def _note_swept(landing: Landing, snapshot: SourceSnapshot) -> None:
         landing.keep_note(SWEPT, snapshot.position.taken_at.isoformat())
 
 
-def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> Missing:
-    """The keys that are in the lake, or about to be, and not in the source's view; how many of them no batch that waits deletes
-    already; how many keys there are in all, but for those; and the rows of the quarantine, by id, that are not in it either.
-    """
-    seen, width = set[str](), len(landing.table.key)
-    there = landing.quarantine.rows() if landing.quarantine else {}
-    refused = {one: row for one, row in there.items() if row.key is not None and len(json.loads(row.key)) == width}
+def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, schema: pa.Schema) -> _Missing:
+    """Compare the keys of the lake, of the log and of the quarantine with those of the source's view."""
+    seen, refused = set[str](), keys_of(landing.quarantine.rows(), landing.table) if landing.quarantine else {}
     source_keys = snapshot.keys(landing.table, None if landing.quarantine is None else lambda _: None)
     keys = ", ".join(quoted(name) for name in schema.names)
     with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
@@ -121,11 +128,11 @@ def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, s
         gone = connection.execute(query).to_arrow_table().cast(schema)
         ids = [one for one in refused if one not in seen]
         if not gone.num_rows:
-            return gone, 0, 0, ids
+            return _Missing(gone, 0, 0, ids)
         left = "from (select distinct * from lake_keys) l where not exists (select 1 from deleted_keys s where " + match + ")"
         unseen = f"not exists (select 1 from source_keys s where {match})"
         (found,) = connection.execute(f"select count(*) filter ({unseen}), count(*) {left}").fetchall()
-        return gone, int(found[0]), int(found[1]), ids
+        return _Missing(gone, int(found[0]), int(found[1]), ids)
 
 
 def _landed_keys(landing: Landing, base: SweepBase, names: list[str]) -> Iterator[pa.RecordBatch]:

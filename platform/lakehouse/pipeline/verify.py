@@ -23,8 +23,7 @@ from lakehouse.pipeline.verify_record import Record, Seen, declaration_of, load_
 from lakehouse.rows.checksum import total
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import History, Source, Table
-from lakehouse.spec.declaration import QUARANTINE
-from lakehouse.spec.quarantine import quarantine_of
+from lakehouse.spec.quarantine import QuarantineTable, quarantine_of
 from lakehouse.tables.engine import TableState
 
 COPIES = ("source", "raw", "lake", "warehouse")
@@ -116,9 +115,9 @@ def verify_source_tables(
                 report = verified(table, None, "")
                 yield replace(report, copies=report.copies[1:])
 
-    tables = [table for table in asked if not table.name.endswith(QUARANTINE)]
+    tables = [table for table in asked if not isinstance(table, QuarantineTable)]
     kept = [quarantine_of(table) for table in tables if table.keeps_refused]
-    kept += [table for table in asked if table.name.endswith(QUARANTINE) and table not in kept]
+    kept += [table for table in asked if isinstance(table, QuarantineTable) and table not in kept]
     declared = [table for table in tables if not isinstance(table, History)]
     if not declared:
         return [*(verified(table, None, "") for table in tables), *beside()]

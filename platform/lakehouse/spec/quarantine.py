@@ -60,9 +60,14 @@ def quarantine_name(table: Table) -> str:
     return f"{table.name}{QUARANTINE}"
 
 
-def quarantine_of(table: Table) -> Table:
+@dataclass(frozen=True)
+class QuarantineTable(Table):
     """The quarantine of a table, as a table: it has a raw log, is applied, published and verified like any other."""
-    return Table(
+
+
+def quarantine_of(table: Table) -> QuarantineTable:
+    """The quarantine of a declared table."""
+    return QuarantineTable(
         quarantine_name(table),
         "upsert",
         ("row_id",),
