@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lakehouse.errors import CommitConflict
+from lakehouse.pauses import pause
 
 T = TypeVar("T")
 
@@ -15,9 +16,9 @@ ATTEMPTS = 8
 
 def until_won(commit: Callable[[], T]) -> T:
     """What `commit` returns, which reads afresh and is called again after each CommitConflict, `ATTEMPTS` times in all."""
-    for _ in range(ATTEMPTS - 1):
+    for failed in range(1, ATTEMPTS):
         try:
             return commit()
         except CommitConflict:
-            continue
+            pause(failed)
     return commit()

@@ -20,6 +20,7 @@ from lakehouse.errors import (
     LakehouseError,
     SourceUnavailable,
 )
+from lakehouse.pauses import pause
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.gate import Gate, Read, keys_of, seen_among
 from lakehouse.pipeline.quarantine import TAKEN_UP, TICK, Quarantine
@@ -297,11 +298,12 @@ class Landing:
 
         Nothing is claimed before the last row has come, so no row is landed twice; the files of a broken reading stay unclaimed.
         """
-        for _ in range(READINGS - 1):
+        for failed in range(1, READINGS):
             try:
                 return work()
             except SourceUnavailable as error:
                 self.note(f"the source went away while it was read, and was read again: {error.value}")
+                pause(failed)
         return work()
 
     def land_written(

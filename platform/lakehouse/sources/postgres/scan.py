@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from lakehouse.errors import SchemaChanged
 from lakehouse.network.postgres import hung_up_after
+from lakehouse.pauses import pause
 from lakehouse.rows.duck import connect_duckdb, literal, load_extension
 from lakehouse.sources.postgres.columns import ReadColumn
 from lakehouse.sources.postgres.connect import connection_lost, read_error, text_unreadable
@@ -164,6 +165,7 @@ class SnapshotScanner:
                     raise UnreadableText(" ".join(str(error).split())) from None
                 if given_out or attempt == _ATTEMPTS or not connection_lost(error):
                     raise read_error(error, tried) from None
+                pause(attempt)
         if dropped is not None and out:
             dropped(sum(out))
         yield from _handed(held)

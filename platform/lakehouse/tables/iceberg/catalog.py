@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from lakehouse.errors import ConfigurationError, DamagedMetadata, StoreUnavailable
 from lakehouse.faults import effect
 from lakehouse.network.postgres import KEEPALIVE, BoundedConnection
+from lakehouse.pauses import pause
 from lakehouse.settings import CatalogSettings, Settings, StoreSettings
 
 UNREADABLE = (OSError, ValueError, TypeError, ValidationError)
@@ -170,13 +171,14 @@ class LakeCatalog:
                 "pool_pre_ping": "true",
                 **file_io_properties(self._settings.store),
             }
-            for attempt in range(_ATTEMPTS):
+            for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     self._catalog = bounded(self._settings.catalog)(self._settings.catalog.name, **properties)
                     break
                 except (IntegrityError, ProgrammingError, OperationalError) as error:
-                    if attempt == _ATTEMPTS - 1 or not _made_by_another(error):
+                    if attempt == _ATTEMPTS or not _made_by_another(error):
                         raise
+                    pause(attempt)
         assert self._catalog is not None
         return self._catalog
 
