@@ -16,7 +16,8 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.gate import as_bytes
 from lakehouse.pipeline.look import is_up_to_date
 from lakehouse.pipeline.rebuild import plan_rebuild, rebuild_table
-from lakehouse.pipeline.replay import Replayed, discard_rows, quarantined, replay_rows
+from lakehouse.pipeline.replay import discard_rows, quarantined, replay_rows
+from lakehouse.pipeline.replaying import Replayed
 from lakehouse.pipeline.statistics import mark_built, stale_statistics
 from lakehouse.pipeline.verify import verify_source_tables
 from lakehouse.spec import Source

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakehouse import Expect, Table
+from lakehouse import Expect, Source, Table
 from lakehouse.errors import DeclarationError
 from lakehouse.rows.expected import NAMED, Unmet, Watch, check_expectations, together
+from lakehouse.spec.references import check_references, referred_first
 from lakehouse.spec.types import arrow_field
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -137,3 +138,61 @@ def test_what_was_found_in_several_windows_is_told_together() -> None:
 def test_an_expectation_that_cannot_be_meant_is_refused(wrong: Any) -> None:
     with pytest.raises(DeclarationError, match="do next:"):
         wrong()
+
+
+def source(**expected: Expect) -> Source:
+    """Tables of a shop, one of which has a personal column."""
+    keys = {"orders": ("id",), "customers": ("id",), "lines": ("number", "order_id"), "prices": ("item",)}
+    tables = tuple(
+        Table(
+            name,
+            "snapshot",
+            key,
+            personal={"email": "tokenise"} if name == "customers" else {},
+            expect=(expected[name],) if name in expected else (),
+        )
+        for name, key in keys.items()
+    )
+    return Source("shop", "postgres", tables)
+
+
+@pytest.mark.parametrize(
+    ("expected", "told"),
+    [
+        (Expect.references("note", "price"), "a table of shop, or another one as source.table: shop.orders"),
+        (Expect.references("note", "orders"), "orders -> orders"),
+        (Expect.references("note", "customers", "email"), "note: as it is; customers.email: tokenise"),
+        (Expect.references("note", "lines"), "no column, and a key of number, order_id"),
+    ],
+)
+def test_a_reference_to_what_is_not_declared_or_cannot_be_compared_is_refused(expected: Expect, told: str) -> None:
+    with pytest.raises(DeclarationError, match=re.escape(told)):
+        check_references([source(orders=expected)])
+
+
+def test_tables_that_refer_to_each_other_in_a_circle_are_refused() -> None:
+    with pytest.raises(DeclarationError, match="orders -> prices -> orders"):
+        check_references([source(orders=Expect.references("note", "prices"), prices=Expect.references("item", "orders", "note"))])
+
+
+def test_tables_are_read_after_those_that_they_refer_to_and_else_in_their_order() -> None:
+    shop = source(orders=Expect.references("customer", "shop.customers"), customers=Expect.references("item", "prices"))
+    check_references([shop])
+    assert [one.name for one in referred_first(shop, shop.tables)] == ["prices", "customers", "orders", "lines"]
+    assert [one.name for one in referred_first(shop, shop.tables[:1])] == ["orders"]
+
+
+def test_a_unique_value_is_never_for_the_quarantine_and_a_masked_one_tells_nothing() -> None:
+    with pytest.raises(DeclarationError, match="no rule can tell which one is wrong"):
+        Expect.unique("email", otherwise="quarantine")
+    with pytest.raises(DeclarationError, match="each column once"):
+        Expect.unique("email", "email")
+    with pytest.raises(DeclarationError, match="tell one value from another"):
+        Table("t", "snapshot", ("id",), personal={"email": "mask"}, expect=(Expect.unique("email"),))
+
+
+def test_floating_numbers_and_documents_are_not_told_from_each_other() -> None:
+    schema = pa.schema([arrow_field("id", "int64"), arrow_field("x", "float64"), arrow_field("y", "json")])
+    for expected in (Expect.unique("x"), Expect.unique("id", "y"), Expect.references("x", "other")):
+        with pytest.raises(DeclarationError, match="columns of whole numbers"):
+            check_expectations("shop", table(expected), schema)

@@ -13,6 +13,7 @@ from lakehouse.sources import Patience, open_source
 from lakehouse.sources.reader import SourceReader
 from lakehouse.spec import History, Source, Table, history_of, lake_tables, logged
 from lakehouse.spec.quarantine import quarantine_of
+from lakehouse.spec.references import check_references
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import open_tables
 from lakehouse.tables.engine import LakeTables
@@ -21,12 +22,16 @@ from lakehouse.warehouse.publisher import Warehouse
 
 
 class Deployment:
-    """What every hop works on. Opening it does no I/O; it raises DeclarationError for tables of one published name."""
+    """What every hop works on. Opening it does no I/O.
+
+    It raises DeclarationError for tables of one published name, and for references to what is not declared.
+    """
 
     def __init__(self, settings: Settings, sources: Sequence[Source]) -> None:
         self.settings = settings
         self.sources = tuple(sources)
         names = [f"{source.name}__{table.name}" for source, table in self._tables()]
+        check_references(self.sources)
         if taken := sorted({name for name in names if names.count(name) > 1}):
             raise DeclarationError(
                 "opening the deployment: tables that would be published under one name",

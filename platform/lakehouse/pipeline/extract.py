@@ -7,7 +7,7 @@ never a new batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
@@ -19,6 +19,9 @@ from lakehouse.pipeline.column_types import column_changes, landed_types, last_f
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.landing import Landing, Looking, SomethingNew
 from lakehouse.pipeline.quarantine import open_rows
+from lakehouse.pipeline.refusal import refusal
+from lakehouse.pipeline.relations import check_expected
+from lakehouse.pipeline.replaying import replay_referring
 from lakehouse.pipeline.sweep import SweepBase, sweep_base, sweep_deleted
 from lakehouse.pipeline.windows import (
     DayRange,
@@ -30,11 +33,10 @@ from lakehouse.pipeline.windows import (
     tail_detail,
     upsert_plan,
 )
-from lakehouse.rows.expected import Unmet, check_expectations
-from lakehouse.rows.privacy import check_privacy
+from lakehouse.rows.expected import Unmet
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Position, Source, Table, Window
-from lakehouse.spec.history import refuse_interval_names
+from lakehouse.spec.references import referred_first, referred_to
 from lakehouse.spec.types import field_paths
 
 READERS = 2
@@ -108,8 +110,11 @@ def extract_source(
         }
         if wanted:
             with reader.snapshot() as snapshot, ThreadPoolExecutor(READERS) as pool:
+                under_way: dict[str, Future[Extracted]] = {}
 
                 def read(table: Table) -> Extracted:
+                    for name in referred_to(source, table).intersection(under_way):
+                        under_way[name].result()
                     landing = Landing(
                         deployment,
                         source,
@@ -128,8 +133,11 @@ def extract_source(
                         on_event(f"{source.name}.{table.name}: {unmet}")
                     return result
 
-                for result in pool.map(read, wanted):
-                    results[result.table] = result
+                # In this order no table waits for one that has not begun.
+                for table in referred_first(source, wanted):
+                    under_way[table.name] = pool.submit(read, table)
+                for name, future in under_way.items():
+                    results[name] = future.result()
     return [results[table.name] for table in tables]
 
 
@@ -182,19 +190,6 @@ def summary(result: Extracted) -> str:
     return f"{name}: {result.rows:,} rows in {len(result.entries)} batches (sequence {result.sequence}){kept}"
 
 
-def refusal(deployment: Deployment, reader: SourceReader, table: Table) -> LakehouseError | None:
-    """Why a table cannot be read as it is declared. Raises ConfigurationError and SourceUnavailable, which are the source's."""
-    try:
-        reader.check([table])
-        refuse_interval_names(table, reader.schema(table).names)
-        check_privacy(table, reader.schema(table), deployment.settings.privacy_key.get_secret_value())
-    except TerminalError as error:
-        if type(error).__name__ == "ConfigurationError":
-            raise
-        return error
-    return None
-
-
 def _warnings(reader: SourceReader, table: Table) -> tuple[str, ...]:
     try:
         return reader.warnings(table)
@@ -209,7 +204,9 @@ def _extract_table(
     read: tuple[date, ...] = ()
     before = last_fields(landing.entries)
     try:
-        check_expectations(landing.source.name, landing.table, landing.schema)
+        check_expected(landing.deployment, landing.source, landing.table, landing.schema)
+        if landing.others is not None and landing.table.deletes == "sweep":
+            landing.others.source_keys = lambda: snapshot.keys(landing.table, lambda _: None)
         refuse_changed_types(landing.source.name, landing.table, landing.entries, landing.schema)
         _note_new_columns(landing)
         landing.finish()
@@ -221,8 +218,11 @@ def _extract_table(
                 sweep_deleted(landing, snapshot, base, now=sweep_now)
         else:
             _extract_whole(landing, snapshot)
+        replay_referring(landing, snapshot)
     except LakehouseError as problem:
         error = problem
+    finally:
+        landing.close()
     return Extracted(
         source=landing.source.name,
         table=landing.table.name,

@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import ValueRefused
+from lakehouse.pipeline.relations import Recorded, Relations
 from lakehouse.rows.expected import Unmet, Watch
 from lakehouse.rows.privacy import protected
 from lakehouse.sources.reader import Refuse, RefusedRows, SourceSnapshot
 from lakehouse.spec import Expect, Position, Table, Window
 from lakehouse.spec.declaration import DOCUMENT
 from lakehouse.spec.quarantine import Form, QuarantinedRow
+from lakehouse.spec.references import references
 
 Read = Callable[[Refuse | None], Iterator[pa.RecordBatch]]
 """Rows of a source; the argument is given those that their types cannot hold, and is None where these are an error."""
@@ -34,8 +37,15 @@ _KEY_DIGITS = 32
 class Gate:
     """Rows of one reading. refused: those that did not pass, once all have been read. keys: of these that have a whole key."""
 
-    def __init__(self, table: Table, key: str, position: Position | None = None, run_id: str = "") -> None:
-        """key: of the deployment's privacy. position: where the source stood."""
+    def __init__(
+        self,
+        table: Table,
+        key: str,
+        position: Position | None = None,
+        run_id: str = "",
+        relations: Relations | None = None,
+    ) -> None:
+        """key: of the deployment's privacy. position: where the source stood. relations: what the rows are held against."""
         self.refused: dict[str, QuarantinedRow] = {}
         self.keys: list[pa.RecordBatch] = []
         self._table = table
@@ -44,11 +54,12 @@ class Gate:
         self._run_id = run_id
         self._bytes = 0
         self._watch = Watch(table, self._unexpected)
+        self._relations = relations
 
     @property
     def unmet(self) -> tuple[Unmet, ...]:
-        """Expectations that rows which have passed do not meet."""
-        return self._watch.unmet
+        """Expectations that rows which have passed do not meet, once all have been read."""
+        return self._watch.unmet if self._relations is None else (*self._watch.unmet, *self._relations.unmet)
 
     @property
     def digest(self) -> str:
@@ -61,7 +72,11 @@ class Gate:
     def rows(self, read: Read) -> Iterator[pa.RecordBatch]:
         """The rows that the table takes, as they land."""
         refuse = self._refused if self._table.on_refused == "quarantine" else None
-        return protected(self._watch.passing(read(refuse)), self._table, self._key)
+        return self.related(protected(self._watch.passing(read(refuse)), self._table, self._key))
+
+    def related(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Of rows as they land those that may be there beside others."""
+        return batches if self._relations is None else self._relations.passing(batches, self._keep_rows)
 
     def _refused(self, rows: RefusedRows) -> None:
         (originals,) = protected([rows.originals], self._table, self._key)
@@ -75,12 +90,15 @@ class Gate:
 
     def _unexpected(self, batch: pa.RecordBatch, expected: Expect) -> None:
         (rows,) = protected([batch], self._table, self._key)
+        self._keep_rows(rows, expected)
+
+    def _keep_rows(self, rows: pa.RecordBatch, expected: Expect) -> None:
         singles = [rows.take(pa.array([number])) for number in range(rows.num_rows)]
         column = time_column(self._table)
         known = rows.select(list(dict.fromkeys([*self._table.key, *([column] if column else [])])))
         seen = rows.select([name for name in rows.schema.names if name != DOCUMENT]).to_pylist()
         shown = [json.dumps(row, ensure_ascii=False, default=_shown) for row in seen]
-        reasons = [f"not so: {expected}"] * len(singles)
+        reasons = [reason_of(expected)] * len(singles)
         self._keep("arrow", [as_bytes(row) for row in singles], shown, known, [expected.column] * len(singles), reasons)
 
     def _keep(
@@ -126,9 +144,55 @@ class Gate:
             self.keys.append(keys.filter(pa.array(whole)))
 
 
-def passing_rows(snapshot: SourceSnapshot, table: Table, key: str, window: Window | None = None) -> Iterator[pa.RecordBatch]:
+def passing_rows(
+    snapshot: SourceSnapshot, table: Table, key: str, window: Window | None = None, relations: Relations | None = None
+) -> Iterator[pa.RecordBatch]:
     """The rows of a source that the table takes, as they land."""
-    return Gate(table, key).rows(lambda refuse: snapshot.read(table, window, refuse))
+    return Gate(table, key, relations=relations).rows(lambda refuse: snapshot.read(table, window, refuse))
+
+
+def recorded(table: Table, rows: Callable[[], Mapping[str, QuarantinedRow]]) -> Recorded | None:
+    """A reading held against what was found of other rows when its rows came; None for a table that has no such rows.
+
+    rows: the table's quarantine, by id; asked only where it matters.
+    """
+    if not any(expected.otherwise == "quarantine" for expected in references(table)):
+        return None
+    there = rows()
+
+    def known(batch: pa.RecordBatch, expected: Expect) -> pa.BooleanArray:
+        chosen = {one: row for one, row in there.items() if row.reason == reason_of(expected)}
+        return _are_among(batch, chosen, table)
+
+    return Recorded(known, table)
+
+
+def reason_of(expected: Expect) -> str:
+    """Why a row that is not as expected is in a quarantine."""
+    return f"not so: {expected}"
+
+
+def _are_among(batch: pa.RecordBatch, rows: Mapping[str, QuarantinedRow], table: Table) -> pa.BooleanArray:
+    """True for each row of a batch, as it lands, that is in a quarantine; a row without a whole key is known by all of it."""
+    places = np.flatnonzero(_may_be_among(batch, list(keys_of(rows, table).values()), table)) if rows else ()
+    there = np.zeros(batch.num_rows, bool)
+    for place in places:
+        one = batch.take(pa.array([place]))
+        (key,) = one.select(list(table.key)).to_pylist()
+        name = _digest(as_bytes(one)) if None in key.values() else row_id(key_text(key.values()))
+        there[place] = name in rows
+    return pa.array(there)
+
+
+def _may_be_among(batch: pa.RecordBatch, keys: Sequence[Sequence[Any]], table: Table) -> np.ndarray:
+    chosen = np.ones(batch.num_rows, bool)
+    for position, name in enumerate(table.key):
+        column = batch.column(name)
+        values = _typed([key[position] for key in keys], column.type)
+        if values is not None:
+            found = pc.or_(pc.is_in(column, values), pc.is_null(column))
+            chosen &= found.to_numpy(zero_copy_only=False)
+    return chosen
 
 
 def seen_among(

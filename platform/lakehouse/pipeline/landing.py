@@ -24,11 +24,13 @@ from lakehouse.pauses import pause
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.gate import Gate, Read, keys_of, seen_among
 from lakehouse.pipeline.quarantine import TAKEN_UP, TICK, Quarantine
+from lakehouse.pipeline.relations import Held, OtherRows, has_relations
 from lakehouse.pipeline.windows import known_reads
 from lakehouse.raw import Written
 from lakehouse.rows.checksum import checksum_of
 from lakehouse.rows.expected import Unmet, together
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, RowChecksum, Source, Table, Window
+from lakehouse.spec.expectations import Rule
 from lakehouse.spec.quarantine import QuarantinedRow
 
 T = TypeVar("T")
@@ -79,6 +81,7 @@ class Landing:
         self.deployment = deployment
         self.quarantine = Quarantine(deployment, source, table) if table.keeps_refused else None
         self.refused = 0
+        self.others = OtherRows(deployment, source, table, schema) if has_relations(table) else None
 
     @property
     def head(self) -> int:
@@ -93,9 +96,18 @@ class Landing:
         """Say something in the result's notes."""
         self.notes.append(text)
 
-    def gate(self) -> Gate:
-        """What the rows of one reading go through."""
-        return Gate(self.table, self._key, self._position, self._run_id)
+    def gate(self, window: Window | None = None, *rules: Rule) -> Gate:
+        """What the rows of one reading go through. window: that they replace. rules: of other rows, beside `references`."""
+        return Gate(self.table, self._key, self._position, self._run_id, self.relations(window, "references", *rules))
+
+    def relations(self, window: Window | None, *rules: Rule) -> Held | None:
+        """What the rows of one reading are held against, as far as other rows tell."""
+        return None if self.others is None else Held(self.others, self.table, window, list(self.entries), rules)
+
+    def close(self) -> None:
+        """Forget what was loaded of other rows."""
+        if self.others is not None:
+            self.others.close()
 
     def is_in_lake(self, read: Read) -> bool:
         """Whether the lake's table is up to date with the log and holds just these source rows, and the quarantine the others."""
@@ -108,15 +120,15 @@ class Landing:
             return False
         return self.quarantine is None or not self.quarantine.news(gate.refused.values())
 
-    def _checksum_and_rows(self, read: Read) -> tuple[RowChecksum, Gate, Sequence[pa.RecordBatch] | None]:
+    def _checksum_and_rows(self, read: Read, window: Window | None) -> tuple[RowChecksum, Gate, Sequence[pa.RecordBatch] | None]:
         """Rows and checksum of a window as it would land, what was seen of its rows, and these themselves where they are few."""
-        gate = self.gate()
+        gate = self.gate(window, "unique")
         few = _Few(gate.rows(read))
         return checksum_of(few, self.schema), gate, few.rows
 
-    def _write(self, read: Read, folder: str, seen: set[str] | None) -> tuple[Written, Gate]:
+    def _write(self, read: Read, window: Window | None, folder: str, seen: set[str] | None) -> tuple[Written, Gate]:
         """seen: is given the rows of the quarantine whose keys are among those that are written."""
-        gate = self.gate()
+        gate = self.gate(window, "unique")
         rows = gate.rows(read)
         if seen is not None and self.quarantine is not None:
             seen.clear()
@@ -152,7 +164,7 @@ class Landing:
         previous = self.previous(kind, window)
         rows: Sequence[pa.RecordBatch] | None = None
         if previous is not None and kind != "upsert" and self._same_schema(previous):
-            found, gate, rows = self._whole(lambda: self._checksum_and_rows(read))
+            found, gate, rows = self._whole(lambda: self._checksum_and_rows(read, window))
             if (found.rows, found.hex) == (previous.manifest.rows, previous.manifest.checksum):
                 self.unchanged += 1
                 self.take_up(self._keep_refused(gate, kind, window, ()))
@@ -162,7 +174,7 @@ class Landing:
             self._refuse(gate, window, kind, previous, found.rows)
         seen = set[str]()
         if rows is None:
-            written, gate = self._whole(lambda: self._write(read, folder, seen if kind == "upsert" else None))
+            written, gate = self._whole(lambda: self._write(read, window, folder, seen if kind == "upsert" else None))
         else:
             written = self.write(rows, self.schema, folder=folder)
         if kind == "upsert" and not written.rows and not gate.refused:
@@ -259,7 +271,14 @@ class Landing:
 
     def _refuse(self, gate: Gate, window: Window | None, kind: BatchKind, previous: LogEntry | None, rows: int) -> None:
         """Refuse rows that are not what the table expects (ExpectationFailed), or that are too few (DeletesRefused)."""
-        refused = [unmet for unmet in gate.unmet if unmet.expected.otherwise == "stop"]
+        self.refuse_unmet(gate.unmet, window)
+        if kind == "snapshot" and previous is not None:
+            known = self.quarantine.rows().keys() if self.quarantine is not None else ()
+            self.check_gone(previous.manifest.rows - rows - len(gate.refused.keys() - known), previous.manifest.rows)
+
+    def refuse_unmet(self, unmet: Iterable[Unmet], window: Window | None) -> None:
+        """Raise ExpectationFailed for rows that are to stop their table."""
+        refused = [found for found in unmet if found.expected.otherwise == "stop"]
         if refused:
             at = "" if window is None or window.low is None else f", from {window.low:%Y-%m-%d %H:%M} UTC on"
             raise ExpectationFailed(
@@ -269,9 +288,6 @@ class Landing:
                 remedy="Correct the rows in the source, or the expectation; with otherwise='warn' they land and are told of. "
                 "Their batch was not landed.",
             )
-        if kind == "snapshot" and previous is not None:
-            known = self.quarantine.rows().keys() if self.quarantine is not None else ()
-            self.check_gone(previous.manifest.rows - rows - len(gate.refused.keys() - known), previous.manifest.rows)
 
     def keep_note(self, name: str, text: str) -> None:
         """Keep a note beside the log."""

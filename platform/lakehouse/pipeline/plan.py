@@ -17,13 +17,13 @@ import pyarrow as pa
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.column_types import landed_types, last_fields, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.extract import refusal
+from lakehouse.pipeline.refusal import refusal
+from lakehouse.pipeline.relations import check_expected
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.status import TableStatus, table_status
 from lakehouse.pipeline.sweep import next_sweep
 from lakehouse.pipeline.windows import columns_of, due_days, last_extent, upsert_plan
 from lakehouse.raw import RawLog
-from lakehouse.rows.expected import check_expectations
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import History, LogEntry, Source, Table
 from lakehouse.spec.types import declared_type
@@ -157,7 +157,7 @@ def _columns(
 ) -> None:
     """How the table's columns would follow the source's."""
     try:
-        check_expectations(source.name, table, schema)
+        check_expected(deployment, source, table, schema)
         refuse_changed_types(source.name, table, entries, schema)
         deployment.lake.check(source.name, table, field_specs(schema))
     except LakehouseError as error:

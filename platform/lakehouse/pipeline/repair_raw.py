@@ -24,7 +24,8 @@ from lakehouse.pipeline.column_types import refuse_changed_types
 from lakehouse.pipeline.damage import Diagnosis
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
-from lakehouse.pipeline.gate import passing_rows
+from lakehouse.pipeline.gate import passing_rows, recorded
+from lakehouse.pipeline.quarantine import Quarantine
 from lakehouse.pipeline.sweep import SWEPT
 from lakehouse.pipeline.windows import INCOMPLETE, REPAIRS
 from lakehouse.raw import Written, as_stored, schema_of
@@ -127,7 +128,7 @@ def _plan_day(
     schema: pa.Schema,
 ) -> tuple[RawStep | None, str]:
     had, day = entry.manifest, _day(entry)
-    now = checksum_of(_source_rows(deployment, table, snapshot, entry), schema)
+    now = checksum_of(_source_rows(deployment, source, table, snapshot, entry), schema)
     if (now.rows, now.hex) == (had.rows, had.checksum):
         return RawStep("source", entry, True, f"land {day} anew from the source, which has the same {now.rows:,} rows"), ""
     if _lake_has(deployment, source, table, found, entry):
@@ -151,14 +152,15 @@ def _day(entry: LogEntry) -> str:
 
 
 def _source_rows(
-    deployment: Deployment, table: Table, snapshot: SourceSnapshot, entry: LogEntry | None = None
+    deployment: Deployment, source: Source, table: Table, snapshot: SourceSnapshot, entry: LogEntry | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The rows of the source, or of a day of it as far as nothing of it is missing, as they land."""
     window = entry.manifest.window if entry else None
     if window is not None and window.low is not None and window.high is not None:
         window = Window(window.low, min(window.high, max(snapshot.position.bound, window.low)))
     key = deployment.settings.privacy_key.get_secret_value()
-    yield from passing_rows(snapshot, table, key, window)
+    relations = recorded(table, lambda: Quarantine(deployment, source, table).rows())
+    yield from passing_rows(snapshot, table, key, window, relations)
 
 
 def _lake_rows(
@@ -220,7 +222,7 @@ def _land_day(deployment: Deployment, source: Source, table: Table, found: Diagn
             schema = reader.schema(table)
             refuse_changed_types(source.name, table, found.raw.entries, schema)
             with reader.snapshot() as snapshot:
-                written = log.write(_source_rows(deployment, table, snapshot, entry), schema, folder=folder)
+                written = log.write(_source_rows(deployment, source, table, snapshot, entry), schema, folder=folder)
                 detail = {**manifest.position.detail, **snapshot.position.detail}
                 position = replace(snapshot.position, detail=detail)
     if step.exact:
@@ -259,7 +261,7 @@ def _land_source(deployment: Deployment, source: Source, table: Table, found: Di
         schema = reader.schema(table)
         refuse_changed_types(source.name, table, found.raw.entries, schema)
         with reader.snapshot() as snapshot:
-            written = log.write(_source_rows(deployment, table, snapshot), schema)
+            written = log.write(_source_rows(deployment, source, table, snapshot), schema)
             position = snapshot.position
     head = found.raw.lost or found.raw.head
     claimed = _claim(deployment, source, table, written, schema, position, "snapshot", head, _damaged(found))

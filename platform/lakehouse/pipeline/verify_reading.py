@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.pipeline.gate import Gate
+from lakehouse.pipeline.gate import Gate, recorded
 from lakehouse.pipeline.quarantine import Quarantine
+from lakehouse.pipeline.relations import Recorded
 from lakehouse.pipeline.verify_copies import NOTHING
 from lakehouse.pipeline.verify_raw import Digested, Raw, advance, day_of, entry_parts, entry_rows, finish_by_entry, folded_rows
 from lakehouse.pipeline.verify_record import DaySeen, Parts, Record
@@ -68,7 +69,9 @@ def read_raw_and_source(
         connect_duckdb(memory_limit_mb=limit, temp_directory=spill) as connection,
     ):
         key = settings.privacy_key.get_secret_value()
-        reading = _Reading(raw, snapshot, SourceComparison(raw.table, raw.entries, connection), key, SourceFound(unreachable))
+        relations = recorded(raw.table, lambda: Quarantine(deployment, source, raw.table).rows())
+        comparison = SourceComparison(raw.table, raw.entries, connection)
+        reading = _Reading(raw, snapshot, comparison, key, SourceFound(unreachable), relations)
         try:
             if raw.by_entry and raw.table.mode == "append":
                 reading.days()
@@ -114,6 +117,7 @@ class _Reading:
     comparison: SourceComparison
     key: str
     found: SourceFound
+    relations: Recorded | None
     refused: dict[str, QuarantinedRow] = field(default_factory=dict)
 
     @property
@@ -178,7 +182,7 @@ class _Reading:
 
     def _passing(self, snapshot: SourceSnapshot, window: Window | None) -> Iterator[pa.RecordBatch]:
         """The rows of a window that the table takes; the others are noted."""
-        gate = Gate(self.table, self.key)
+        gate = Gate(self.table, self.key, relations=self.relations)
         yield from gate.rows(lambda refuse: snapshot.read(self.table, window, refuse))
         self.refused.update(gate.refused)
 

@@ -1,6 +1,6 @@
 """The raw log: every batch of a table as it came, in order, for ever."""
 
-from lakehouse.raw.current import CurrentRows
+from lakehouse.raw.current import CurrentRows, duckdb_types
 from lakehouse.raw.kept import KeptManifests
 from lakehouse.raw.log import RawLog
 from lakehouse.raw.manifest import decode_manifest, encode_manifest, fields_of, fingerprint, schema_of, seal_of
@@ -15,6 +15,7 @@ __all__ = [
     "Written",
     "as_stored",
     "decode_manifest",
+    "duckdb_types",
     "encode_manifest",
     "fields_of",
     "fingerprint",

@@ -286,17 +286,27 @@ class RawLog:
 
     @contextmanager
     def current_rows(
-        self, connection: duckdb.DuckDBPyConnection, schema: pa.Schema | None = None, *, upto: int | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        schema: pa.Schema | None = None,
+        *,
+        upto: int | None = None,
+        after: int = 0,
+        base: str | None = None,
     ) -> Iterator[CurrentRows]:
         """The rows of the table after all entries, or after those up to the sequence `upto`, as a DuckDB relation.
+
+        base: a relation with the columns of `schema`: the rows as entry `after` left them.
 
         It can be read until the context ends: it scans verified copies of the files that still count. Raises DamagedData before
         anything is given, WrongUse for an empty log without a schema.
         """
-        entries = [entry for entry in self.entries() if upto is None or entry.sequence <= upto]
+        entries = [entry for entry in self.entries(after=after) if upto is None or entry.sequence <= upto]
         with scratch_folder(self._scratch) as scratch:
             folders = (scratch / str(number) for number in itertools.count())
-            yield fold_entries(self._table, entries, schema, connection, lambda entry: self.local_files(entry, next(folders)))
+            yield fold_entries(
+                self._table, entries, schema, connection, lambda entry: self.local_files(entry, next(folders)), base=base
+            )
 
     def _refuse_late(self, manifest: Manifest) -> None:
         if manifest.batch_id in self._began:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from lakehouse.errors import DeclarationError
 from lakehouse.spec import Expect, Table
+from lakehouse.spec.expectations import RELATIONS
 from lakehouse.spec.types import declared_type
 
 NAMED = 5
@@ -39,14 +40,17 @@ def check_expectations(source: str, table: Table, schema: pa.Schema) -> None:
     """Raise DeclarationError for an expectation of a column that is not there, or that is of another type."""
     for expected in table.expect:
         tried = f"expecting of {source}.{table.name} that {expected}"
-        if expected.column not in schema.names:
+        for missing in (name for name in expected.columns if name not in schema.names):
             raise DeclarationError(
                 tried,
-                value=f"no column {expected.column!r}",
+                value=f"no column {missing!r}",
                 allowed=", ".join(schema.names),
                 remedy="Name one of these columns; if the source has lost this one, bring it back, declare it as `renamed`, or "
                 "take the expectation away.",
             )
+        if expected.rule in RELATIONS:
+            _refuse_incomparable(tried, [schema.field(name) for name in expected.columns])
+            continue
         field = schema.field(expected.column)
         try:
             _unmet(pa.nulls(1, field.type), expected)
@@ -61,6 +65,19 @@ def check_expectations(source: str, table: Table, schema: pa.Schema) -> None:
             ) from error
 
 
+def _refuse_incomparable(tried: str, fields: Sequence[pa.Field]) -> None:
+    """Raise DeclarationError for a column whose values are not told from each other by comparing them."""
+    for field in fields:
+        type_ = declared_type(field)
+        if type_ == "json" or pa.types.is_nested(field.type) or pa.types.is_floating(field.type):
+            raise DeclarationError(
+                tried,
+                value=f"column {field.name!r} of type {type_}",
+                allowed="columns of whole numbers, decimals, text, binary, dates and times",
+                remedy="Take the expectation away, or declare the column in one of these types.",
+            )
+
+
 def _refuse_altered(expected: Expect, type_: pa.DataType) -> None:
     """Raise ValueError for a value that the column's type would not hold as it is: a half in a column of integers."""
     for value in expected.values:
@@ -70,7 +87,7 @@ def _refuse_altered(expected: Expect, type_: pa.DataType) -> None:
 
 
 class Watch:
-    """Rows on their way, each held against the table's expectations. unmet: what was found of those that have passed."""
+    """Rows on their way, each held against what the table expects of a row alone. unmet: what was found of those that passed."""
 
     def __init__(
         self, table: Table, leave_out: Callable[[pa.RecordBatch, Expect], None] = lambda _batch, _expected: None
@@ -78,7 +95,7 @@ class Watch:
         """leave_out: is given the rows that do not pass, with the expectation of the kind `quarantine` that they do not meet."""
         self._table = table
         self._leave_out = leave_out
-        self._unmet = {expected: Unmet(expected, 0, ()) for expected in table.expect}
+        self._unmet = {expected: Unmet(expected, 0, ()) for expected in table.expect if expected.rule not in RELATIONS}
 
     @property
     def unmet(self) -> tuple[Unmet, ...]:
@@ -103,7 +120,7 @@ class Watch:
                 bad, found = _unmet(batch.column(expected.column), expected), self._unmet[expected]
                 rows = bad.true_count
                 if rows:
-                    named = tuple(_named(batch, bad, self._table.key, NAMED - len(found.named)))
+                    named = tuple(named_rows(batch.filter(bad), self._table.key, NAMED - len(found.named)))
                     self._unmet[expected] = replace(found, rows=found.rows + rows, named=(*found.named, *named))
             yield batch
 
@@ -125,9 +142,9 @@ def _unmet(values: pa.Array, expected: Expect) -> pa.BooleanArray:
     return pc.invert(pc.fill_null(met, True))
 
 
-def _named(batch: pa.RecordBatch, bad: pa.BooleanArray, key: Sequence[str], most: int) -> Iterator[str]:
-    rows = batch.select(list(key)).filter(bad).slice(0, max(most, 0))
-    for row in rows.to_pylist():
+def named_rows(rows: pa.RecordBatch, key: Sequence[str], most: int = NAMED) -> Iterator[str]:
+    """The first rows by their keys: `id=7`."""
+    for row in rows.select(list(key)).slice(0, max(most, 0)).to_pylist():
         yield ", ".join(f"{name}={value}" for name, value in row.items())
 
 

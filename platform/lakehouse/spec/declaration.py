@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Literal, get_args
 
 from lakehouse.errors import DeclarationError
-from lakehouse.spec.expectations import Expect
+from lakehouse.spec.expectations import RELATIONS, Expect
 from lakehouse.spec.load import Load
 from lakehouse.spec.partitioning import Partitioning
 from lakehouse.spec.types import arrow_type
@@ -251,12 +251,19 @@ class Table:
     def _check_expect(self, tried: str) -> None:
         wrong: list[object] = [self.expect] if not isinstance(self.expect, tuple) else []
         for expected in wrong or self.expect:
-            if wrong or not isinstance(expected, Expect) or self.personal.get(expected.column) == "drop":
+            if wrong or not isinstance(expected, Expect) or any(self.personal.get(name) == "drop" for name in expected.columns):
                 raise DeclarationError(
                     f"{tried}: field 'expect'",
                     value=expected,
-                    allowed="Expect.not_null, .between, .matches or .one_of, of columns that are read",
+                    allowed="Expect.not_null, .between, .matches, .one_of, .unique or .references, of columns that are read",
                     remedy='Write expect=(Expect.one_of("tier", "free", "pro"),).',
+                )
+            if expected.rule in RELATIONS and any(self.personal.get(name) == "mask" for name in expected.columns):
+                raise DeclarationError(
+                    f"{tried}: field 'expect'",
+                    value=expected,
+                    allowed="columns that tell one value from another: a masked one does not",
+                    remedy='Write personal={…: "tokenise"}: the same text gives the same token.',
                 )
         if len(set(self.expect)) < len(self.expect):
             raise DeclarationError(

@@ -8,7 +8,10 @@ from typing import Any, Literal, get_args
 from lakehouse.errors import DeclarationError
 
 Otherwise = Literal["stop", "warn", "quarantine"]
-Rule = Literal["not_null", "between", "matches", "one_of"]
+Rule = Literal["not_null", "between", "matches", "one_of", "unique", "references"]
+
+RELATIONS: tuple[Rule, ...] = ("unique", "references")
+"""Rules that tell of a row what other rows say: of its own table, or of another."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class Expect:
     otherwise: what becomes of a batch with rows that are not so. `stop`: it does not land, and the table stops with an error that
     counts them and names the first. `warn`: it lands, and the table's check `expected` does the same. `quarantine`: it lands
     without them, and they go to the table's quarantine. Null is as expected, but for `not_null`.
+    values: the rule's own: bounds, a pattern, the allowed values; of `unique` the other columns that are one with the first; of
+    `references` the other table, and its column if it is named.
     """
 
     column: str
@@ -40,6 +45,15 @@ class Expect:
             raise self._refused("values", self.values, "a low and a high bound", 'Write Expect.between("price", 0, None).')
         if self.rule == "between" and None not in self.values and self.values[0] > self.values[1]:
             raise self._refused("values", self.values, "a low bound that is not above the high one", "Swap them.")
+        if self.rule == "unique" and self.otherwise == "quarantine":
+            raise self._refused(
+                "otherwise",
+                self.otherwise,
+                "stop or warn: of rows that are the same, no rule can tell which one is wrong",
+                "Write otherwise='warn' to let them land and be told of.",
+            )
+        if self.rule == "unique" and len({self.column, *self.values}) <= len(self.values):
+            raise self._refused("values", (self.column, *self.values), "each column once", "Remove the repeated one.")
 
     def _refused(self, field: str, value: object, allowed: str, remedy: str) -> DeclarationError:
         tried = f"expecting something of column {self.column!r}: field {field!r}"
@@ -79,8 +93,30 @@ class Expect:
             )
         return cls(column, "one_of", values, otherwise)
 
+    @classmethod
+    def unique(cls, column: str, *others: str, otherwise: Otherwise = "stop") -> Expect:
+        """No two rows of the table have the same value, or the same values of all these columns; a null is like no other."""
+        return cls(column, "unique", others, otherwise)
+
+    @classmethod
+    def references(cls, column: str, table: str, other: str = "", *, otherwise: Otherwise = "stop") -> Expect:
+        """Each value is there in another table: `table` of the same source, or `source.table` of any.
+
+        other: its column (default: its key, which is then one column).
+        """
+        return cls(column, "references", (table, other) if other else (table,), otherwise)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table that it looks at."""
+        return (self.column, *self.values) if self.rule == "unique" else (self.column,)
+
     def __str__(self) -> str:
         """In words: `price is between 0 and 100`."""
+        if self.rule == "unique":
+            return f"{' and '.join(self.columns)} {'are' if self.values else 'is'} unique"
+        if self.rule == "references":
+            return f"{self.column} is in {'.'.join(map(str, self.values))}"
         if self.rule == "not_null":
             return f"{self.column} is not null"
         if self.rule == "matches":
