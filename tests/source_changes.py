@@ -19,6 +19,7 @@ class Change:
     old, new: what the warehouse has of a row that was there before and is not touched, and of one that comes after; None where
     there is no such row any more. new_row: columns and values, or fields, of the row that comes after, beside those it needs.
     stops: what the error says with which the table stops; empty where it goes on. declared: what is declared of it afterwards.
+    from_start: what is declared of it all the time.
     rebuilt: what `lakehouse rebuild` makes of a table that stopped, after which it goes on; empty where that is no way.
     """
 
@@ -31,6 +32,7 @@ class Change:
     new_row: Mapping[str, Any] = field(default_factory=dict)
     stops: str = ""
     declared: Mapping[str, Any] = field(default_factory=dict)
+    from_start: Mapping[str, Any] = field(default_factory=dict)
     rebuilt: str = ""
 
 
@@ -171,6 +173,16 @@ POSTGRES = (
         new_row={"visits": "many"},
         stops="column 'visits' changed its type",
         rebuilt="every value is taken in the new type, or the first that is not exactly there is named and nothing is changed",
+    ),
+    Change(
+        'the same, and the table is declared with `on_change="quarantine"`',
+        "the column keeps its type: rows whose value is exactly of it land, the others go to the quarantine as they are",
+        ("alter table customers alter visits type text",),
+        before=("alter table customers add visits int default 7",),
+        old={"visits": 7},
+        new=None,
+        new_row={"visits": "many"},
+        from_start={"on_change": "quarantine"},
     ),
     Change(
         "the key becomes another one",

@@ -52,7 +52,7 @@ def assert_arrived(shop: Shop, rows: Mapping[str, Mapping[str, Any]], change: Ch
 
 @pytest.mark.parametrize("change", POSTGRES, ids=lambda change: change.what)
 def test_a_change_of_a_postgres_table(shop: Shop, change: Change) -> None:
-    only(shop)
+    only(shop, **change.from_start)
     shop.sql(*change.before, "update customers set id = 'old' where id = 'c1'")
     shop.run()
     before = {row["id"]: row for row in shop.published("shop__customers")}
@@ -64,14 +64,14 @@ def test_a_change_of_a_postgres_table(shop: Shop, change: Change) -> None:
         assert {row["id"]: row for row in shop.published("shop__customers")} == before
         if not change.rebuilt:
             return
-        only(shop, **change.declared)
+        only(shop, **change.from_start, **change.declared)
         ((source, table),) = shop.deployment.select()
         rebuild_table(shop.deployment, source, table, plan_rebuild(shop.deployment, source, table))
     row = {**NEW, **change.new_row}
     with psycopg.connect(shop.url, autocommit=True) as connection:
         names, places = ", ".join(row), ", ".join(["%s"] * len(row))
         connection.execute(f"insert into customers ({names}) values ({places})".encode(), list(row.values()))
-    only(shop, **change.declared)
+    only(shop, **change.from_start, **change.declared)
     assert shop.run()["customers"].error is None
     assert_arrived(shop, {row["id"]: row for row in shop.published("shop__customers")}, change)
     assert shop.run()["customers"].entries == (), "nothing is new any more"

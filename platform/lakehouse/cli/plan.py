@@ -16,6 +16,7 @@ SIGNS: dict[Kind, str] = {
     "renamed": "~",
     "widened": "~",
     "optional": "~",
+    "kept": "~",
     "gone": "-",
     "read": "<",
     "apply": ">",

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import ValueRefused
+from lakehouse.pipeline.fitting import Fitting
 from lakehouse.pipeline.relations import Recorded, Relations
 from lakehouse.rows.expected import Unmet, Watch
 from lakehouse.rows.privacy import protected
@@ -44,8 +45,12 @@ class Gate:
         position: Position | None = None,
         run_id: str = "",
         relations: Relations | None = None,
+        fitting: Fitting | None = None,
     ) -> None:
-        """key: of the deployment's privacy. position: where the source stood. relations: what the rows are held against."""
+        """key: of the deployment's privacy. position: where the source stood. relations: what the rows are held against.
+
+        fitting: what the source's columns are landed as, where they are not as they come.
+        """
         self.refused: dict[str, QuarantinedRow] = {}
         self.keys: list[pa.RecordBatch] = []
         self._table = table
@@ -55,6 +60,7 @@ class Gate:
         self._bytes = 0
         self._watch = Watch(table, self._unexpected)
         self._relations = relations
+        self._fitting = fitting
 
     @property
     def unmet(self) -> tuple[Unmet, ...]:
@@ -72,7 +78,10 @@ class Gate:
     def rows(self, read: Read) -> Iterator[pa.RecordBatch]:
         """The rows that the table takes, as they land."""
         refuse = self._refused if self._table.on_refused == "quarantine" else None
-        return self.related(protected(self._watch.passing(read(refuse)), self._table, self._key))
+        found = read(refuse)
+        if self._fitting is not None:
+            found = self._fitting.passing(found, self._unfit)
+        return self.related(protected(self._watch.passing(found), self._table, self._key))
 
     def related(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Of rows as they land those that may be there beside others."""
@@ -92,14 +101,21 @@ class Gate:
         (rows,) = protected([batch], self._table, self._key)
         self._keep_rows(rows, expected)
 
+    def _unfit(self, batch: pa.RecordBatch, column: str, reason: str) -> None:
+        (rows,) = protected([batch], self._table, self._key)
+        self._keep_arrow(rows, column, reason)
+
     def _keep_rows(self, rows: pa.RecordBatch, expected: Expect) -> None:
+        self._keep_arrow(rows, expected.column, reason_of(expected))
+
+    def _keep_arrow(self, rows: pa.RecordBatch, column: str, reason: str) -> None:
         singles = [rows.take(pa.array([number])) for number in range(rows.num_rows)]
-        column = time_column(self._table)
-        known = rows.select(list(dict.fromkeys([*self._table.key, *([column] if column else [])])))
+        time = time_column(self._table)
+        known = rows.select(list(dict.fromkeys([*self._table.key, *([time] if time else [])])))
         seen = rows.select([name for name in rows.schema.names if name != DOCUMENT]).to_pylist()
         shown = [json.dumps(row, ensure_ascii=False, default=_shown) for row in seen]
-        reasons = [reason_of(expected)] * len(singles)
-        self._keep("arrow", [as_bytes(row) for row in singles], shown, known, [expected.column] * len(singles), reasons)
+        columns, reasons = [column] * len(singles), [reason] * len(singles)
+        self._keep("arrow", [as_bytes(row) for row in singles], shown, known, columns, reasons)
 
     def _keep(
         self,
@@ -145,10 +161,17 @@ class Gate:
 
 
 def passing_rows(
-    snapshot: SourceSnapshot, table: Table, key: str, window: Window | None = None, relations: Relations | None = None
+    snapshot: SourceSnapshot,
+    table: Table,
+    key: str,
+    window: Window | None = None,
+    *,
+    relations: Relations | None = None,
+    fitting: Fitting | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a source that the table takes, as they land."""
-    return Gate(table, key, relations=relations).rows(lambda refuse: snapshot.read(table, window, refuse))
+    gate = Gate(table, key, relations=relations, fitting=fitting)
+    return gate.rows(lambda refuse: snapshot.read(table, window, refuse))
 
 
 def recorded(table: Table, rows: Callable[[], Mapping[str, QuarantinedRow]]) -> Recorded | None:

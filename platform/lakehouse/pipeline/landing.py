@@ -22,6 +22,7 @@ from lakehouse.errors import (
 )
 from lakehouse.pauses import pause
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.fitting import Fitting
 from lakehouse.pipeline.gate import Gate, Read, keys_of, seen_among
 from lakehouse.pipeline.quarantine import TAKEN_UP, TICK, Quarantine
 from lakehouse.pipeline.relations import Held, OtherRows, has_relations
@@ -66,12 +67,13 @@ class Landing:
     ) -> None:
         self.source = source
         self.table = table
-        self.schema = schema
         self.log = deployment.log(source, table)
         self.entries = self.log.entries()
+        self.fitting = Fitting(table, self.entries)
+        self.schema = self.fitting.schema(schema)
         self.claimed: list[LogEntry] = []
         self.unchanged = 0
-        self.notes: list[str] = []
+        self.notes = self.fitting.changes(schema)
         self.sample: pa.Table | None = None
         self.unmet: tuple[Unmet, ...] = ()
         self._position = position
@@ -81,7 +83,7 @@ class Landing:
         self.deployment = deployment
         self.quarantine = Quarantine(deployment, source, table) if table.keeps_refused else None
         self.refused = 0
-        self.others = OtherRows(deployment, source, table, schema) if has_relations(table) else None
+        self.others = OtherRows(deployment, source, table, self.schema) if has_relations(table) else None
 
     @property
     def head(self) -> int:
@@ -98,7 +100,8 @@ class Landing:
 
     def gate(self, window: Window | None = None, *rules: Rule) -> Gate:
         """What the rows of one reading go through. window: that they replace. rules: of other rows, beside `references`."""
-        return Gate(self.table, self._key, self._position, self._run_id, self.relations(window, "references", *rules))
+        related = self.relations(window, "references", *rules)
+        return Gate(self.table, self._key, self._position, self._run_id, related, self.fitting)
 
     def relations(self, window: Window | None, *rules: Rule) -> Held | None:
         """What the rows of one reading are held against, as far as other rows tell."""

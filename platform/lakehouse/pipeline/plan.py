@@ -17,6 +17,7 @@ import pyarrow as pa
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.column_types import landed_types, last_fields, refuse_changed_types
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.fitting import Fitting
 from lakehouse.pipeline.refusal import refusal
 from lakehouse.pipeline.relations import check_expected
 from lakehouse.pipeline.statistics import stale_statistics
@@ -30,7 +31,7 @@ from lakehouse.spec.types import declared_type
 from lakehouse.tables.columns import field_specs
 from lakehouse.tables.evolution import wider_type
 
-Kind = Literal["new", "added", "renamed", "widened", "optional", "gone", "read", "apply", "publish", "stops"]
+Kind = Literal["new", "added", "renamed", "widened", "optional", "kept", "gone", "read", "apply", "publish", "stops"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,10 @@ def _plan(
         elif snapshot is not None and not status.problem:
             warnings = reader.warnings(table)
             entries = [] if status.damaged else deployment.log(source, table).entries()
-            schema = reader.schema(table)
+            fitting = Fitting(table, entries)
+            for words in fitting.changes(reader.schema(table)):
+                found.add("kept", words)
+            schema = fitting.schema(reader.schema(table))
             _columns(deployment, source, table, entries, schema, found)
             _windows(deployment.log(source, table), snapshot, entries, schema, found)
         _hops(status, found)

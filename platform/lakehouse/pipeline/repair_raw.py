@@ -24,6 +24,7 @@ from lakehouse.pipeline.column_types import refuse_changed_types
 from lakehouse.pipeline.damage import Diagnosis
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.extract import extract_source
+from lakehouse.pipeline.fitting import Fitting
 from lakehouse.pipeline.gate import passing_rows, recorded
 from lakehouse.pipeline.quarantine import Quarantine
 from lakehouse.pipeline.sweep import SWEPT
@@ -101,7 +102,7 @@ def _plan_days(deployment: Deployment, source: Source, table: Table, found: Diag
     try:
         with closing(deployment.reader(source)) as reader:
             reader.check([table])
-            schema = reader.schema(table)
+            schema = Fitting(table, found.raw.entries).schema(reader.schema(table))
             with reader.snapshot() as snapshot:
                 for entry in found.raw.broken:
                     step, problem = _plan_day(deployment, source, table, found, entry, snapshot, schema)
@@ -128,7 +129,7 @@ def _plan_day(
     schema: pa.Schema,
 ) -> tuple[RawStep | None, str]:
     had, day = entry.manifest, _day(entry)
-    now = checksum_of(_source_rows(deployment, source, table, snapshot, entry), schema)
+    now = checksum_of(_source_rows(deployment, source, table, found, snapshot, entry), schema)
     if (now.rows, now.hex) == (had.rows, had.checksum):
         return RawStep("source", entry, True, f"land {day} anew from the source, which has the same {now.rows:,} rows"), ""
     if _lake_has(deployment, source, table, found, entry):
@@ -152,7 +153,12 @@ def _day(entry: LogEntry) -> str:
 
 
 def _source_rows(
-    deployment: Deployment, source: Source, table: Table, snapshot: SourceSnapshot, entry: LogEntry | None = None
+    deployment: Deployment,
+    source: Source,
+    table: Table,
+    found: Diagnosis,
+    snapshot: SourceSnapshot,
+    entry: LogEntry | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of the source, or of a day of it as far as nothing of it is missing, as they land."""
     window = entry.manifest.window if entry else None
@@ -160,7 +166,8 @@ def _source_rows(
         window = Window(window.low, min(window.high, max(snapshot.position.bound, window.low)))
     key = deployment.settings.privacy_key.get_secret_value()
     relations = recorded(table, lambda: Quarantine(deployment, source, table).rows())
-    yield from passing_rows(snapshot, table, key, window, relations)
+    fitting = Fitting(table, found.raw.entries)
+    yield from passing_rows(snapshot, table, key, window, relations=relations, fitting=fitting)
 
 
 def _lake_rows(
@@ -219,10 +226,10 @@ def _land_day(deployment: Deployment, source: Source, table: Table, found: Diagn
         position = manifest.position
     else:
         with closing(deployment.reader(source)) as reader:
-            schema = reader.schema(table)
+            schema = Fitting(table, found.raw.entries).schema(reader.schema(table))
             refuse_changed_types(source.name, table, found.raw.entries, schema)
             with reader.snapshot() as snapshot:
-                written = log.write(_source_rows(deployment, source, table, snapshot, entry), schema, folder=folder)
+                written = log.write(_source_rows(deployment, source, table, found, snapshot, entry), schema, folder=folder)
                 detail = {**manifest.position.detail, **snapshot.position.detail}
                 position = replace(snapshot.position, detail=detail)
     if step.exact:
@@ -258,10 +265,10 @@ def _land_lake(deployment: Deployment, source: Source, table: Table, found: Diag
 def _land_source(deployment: Deployment, source: Source, table: Table, found: Diagnosis) -> str:
     log = deployment.log(source, table)
     with closing(deployment.reader(source)) as reader:
-        schema = reader.schema(table)
+        schema = Fitting(table, found.raw.entries).schema(reader.schema(table))
         refuse_changed_types(source.name, table, found.raw.entries, schema)
         with reader.snapshot() as snapshot:
-            written = log.write(_source_rows(deployment, source, table, snapshot), schema)
+            written = log.write(_source_rows(deployment, source, table, found, snapshot), schema)
             position = snapshot.position
     head = found.raw.lost or found.raw.head
     claimed = _claim(deployment, source, table, written, schema, position, "snapshot", head, _damaged(found))
@@ -273,8 +280,9 @@ def _land_log_and_source(deployment: Deployment, source: Source, table: Table, f
     broken = {entry.sequence for entry in found.raw.broken}
     good = [entry for entry in found.raw.entries if entry.sequence not in broken]
     with closing(deployment.reader(source)) as reader:
-        refuse_changed_types(source.name, table, good, reader.schema(table))
-        schema = None if good else reader.schema(table)
+        now = Fitting(table, good).schema(reader.schema(table))
+        refuse_changed_types(source.name, table, good, now)
+        schema = None if good else now
         with reader.snapshot() as snapshot:
             position = snapshot.position
     limit = deployment.settings.memory_limit_mb

@@ -19,10 +19,12 @@ from lakehouse.pipeline.windows import closed_days, columns_of, lacks_columns
 from lakehouse.raw import schema_of
 from lakehouse.rows.duck import connect_duckdb, literal, quoted
 from lakehouse.rows.privacy import protected_again
+from lakehouse.rows.recast import castable, exact_values
 from lakehouse.sources.reader import Refuse, SourceSnapshot
 from lakehouse.spec import BatchKind, LogEntry, Window
 from lakehouse.spec.quarantine import Form, QuarantinedRow
 from lakehouse.spec.references import references
+from lakehouse.spec.types import declared_type
 
 Single = tuple[QuarantinedRow, pa.RecordBatch]
 """A row as it is in the quarantine, and as the table takes it."""
@@ -115,7 +117,7 @@ class Replaying:
         """Rows of one form: those that the table takes, and why not the others, by id. One alone may have had no key."""
         # What was personal when the rows came was seen to then, what is so today is here.
         secret = self._landing.deployment.settings.privacy_key.get_secret_value()
-        plain = Gate(replace(self._table, personal={}, on_refused="quarantine"), "")
+        plain = Gate(replace(self._table, personal={}, on_refused="quarantine"), "", fitting=self._landing.fitting)
         gate = Gate(replace(self._table, personal={}), "", relations=self._landing.relations(None, "references"))
         try:
             protected = protected_again(plain.rows(lambda refuse: self._again(rows, refuse)), self._table, secret)
@@ -240,7 +242,16 @@ def _key(batch: pa.RecordBatch, key: Sequence[str]) -> str:
 def _as_today(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """A batch with the columns and types of today; pa.ArrowInvalid for a value that its type does not hold any more."""
     arrays = [
-        batch.column(field.name).cast(field.type) if field.name in batch.schema.names else pa.nulls(batch.num_rows, field.type)
+        _exactly(batch.column(field.name), field) if field.name in batch.schema.names else pa.nulls(batch.num_rows, field.type)
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _exactly(values: pa.Array, field: pa.Field) -> pa.Array:
+    if values.type == field.type or not castable(declared_type(pa.field(field.name, values.type)), declared_type(field)):
+        return values.cast(field.type)
+    found, exact = exact_values(values, field.type)
+    if exact.false_count:
+        raise pa.ArrowInvalid(f"column {field.name}: a value is not exactly {declared_type(field)}")
+    return found

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from lakehouse.errors import LakehouseError
 from lakehouse.pipeline.deployment import Deployment
+from lakehouse.pipeline.fitting import Fitting
 from lakehouse.pipeline.gate import Gate, recorded
 from lakehouse.pipeline.quarantine import Quarantine
 from lakehouse.pipeline.relations import Recorded
@@ -182,7 +183,7 @@ class _Reading:
 
     def _passing(self, snapshot: SourceSnapshot, window: Window | None) -> Iterator[pa.RecordBatch]:
         """The rows of a window that the table takes; the others are noted."""
-        gate = Gate(self.table, self.key, relations=self.relations)
+        gate = Gate(self.table, self.key, relations=self.relations, fitting=Fitting(self.table, self.raw.entries))
         yield from gate.rows(lambda refuse: snapshot.read(self.table, window, refuse))
         self.refused.update(gate.refused)
 

@@ -71,6 +71,17 @@ def _column(tried: str, batch: pa.RecordBatch, field: pa.Field, key: Sequence[st
     )
 
 
+def exact_values(values: pa.Array, type_: pa.DataType) -> tuple[pa.Array, pa.BooleanArray]:
+    """The values in another type, null where one is not exactly there, and for each whether it is. The types must be castable."""
+    cast = _there_and_back(values, type_)
+    if cast is not None:
+        return cast, pa.array([True] * len(values), pa.bool_())
+    # Taken, not sliced: a slice of lists is cast with all that the others hold.
+    single = [_there_and_back(values.take(pa.array([place])), type_) for place in range(len(values))]
+    fitted = [pa.nulls(1, type_) if one is None else one for one in single]
+    return pa.concat_arrays(fitted), pa.array([one is not None for one in single], pa.bool_())
+
+
 def _there_and_back(values: pa.Array, type_: pa.DataType) -> pa.Array | None:
     """The values in another type; None when one of them is not exactly there."""
     try:

@@ -20,7 +20,7 @@ Privacy = Literal["drop", "mask", "tokenise"]
 Kind = Literal["postgres", "mongodb"]
 TableFormat = Literal["iceberg", "delta"]
 Mixed = Literal["refuse", "widen", "split"]
-OnChange = Literal["evolve", "freeze"]
+OnChange = Literal["evolve", "freeze", "quarantine"]
 OnRefused = Literal["stop", "quarantine"]
 
 DOCUMENT = "_document"
@@ -105,7 +105,9 @@ class Table:
     gone_at_most: the share of its rows, from 0 to 1, that may be found gone from the source at once (mode `snapshot`, or deletes
       `sweep`). With more the table stops, and none is deleted, until a run accepts it.
     on_change: what becomes of the table when the source's columns change. `evolve`: what can be followed is. `freeze`: any change
-      stops it, and nothing is landed, until the declaration says `evolve`. Not for collections: their columns are as declared.
+      stops it, and nothing is landed, until the declaration says `evolve`. `quarantine`: as `evolve`, and a column whose type
+      cannot be followed keeps the one that it has; rows whose value is not exactly of it go to the table's quarantine. Not for
+      collections: their columns are as declared.
     on_refused: what becomes of a row with a value that its column cannot hold exactly. `quarantine`: the batch lands without the
       row, which is kept as it came in the table's quarantine. `stop`: the batch does not land, and the table stops with an error
       that names the row. refused_at_most: the share of the rows, from 0 to 1, that may be in quarantine before its check fails.
@@ -149,7 +151,8 @@ class Table:
     @property
     def keeps_refused(self) -> bool:
         """Whether it has a quarantine."""
-        return self.on_refused == "quarantine" or any(expected.otherwise == "quarantine" for expected in self.expect)
+        policies = (self.on_refused, self.on_change, *(expected.otherwise for expected in self.expect))
+        return "quarantine" in policies
 
     def __post_init__(self) -> None:
         tried = f"declaring table {self.name!r}"
@@ -389,11 +392,12 @@ class Source:
                         allowed="other names: this column keeps the whole document",
                         remedy=f'Write Column("document", …, path="{DOCUMENT}"), or keep_document=False.',
                     )
-                if table.on_change == "freeze":
+                if table.on_change != "evolve":
                     raise DeclarationError(
                         f"{tried}: table {table.name!r}: field 'on_change'",
                         value=table.on_change,
-                        allowed="'evolve': a collection has the columns that you declare, and they change when you change them",
+                        allowed="'evolve': a collection has the columns that you declare, and they change when you change them; "
+                        "what does not fit them is for its quarantine (on_refused)",
                         remedy="Leave on_change out.",
                     )
                 if not table.columns:
