@@ -32,6 +32,7 @@ from lakehouse.pipeline.windows import (
 )
 from lakehouse.rows.expected import Unmet, check_expectations
 from lakehouse.rows.privacy import check_privacy
+from lakehouse.rows.soft_delete import check_mark
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Position, Source, Table, Window
 from lakehouse.spec.history import refuse_interval_names
@@ -210,6 +211,7 @@ def _extract_table(
     before = last_fields(landing.entries)
     try:
         check_expectations(landing.source.name, landing.table, landing.schema)
+        check_mark(landing.source.name, landing.table, landing.schema)
         refuse_changed_types(landing.source.name, landing.table, landing.entries, landing.schema)
         _note_new_columns(landing)
         landing.finish()

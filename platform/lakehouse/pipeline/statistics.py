@@ -12,6 +12,7 @@ from datetime import date
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
+from lakehouse.spec.soft_delete import ALL_ROWS, stored_name
 from lakehouse.tables.engine import TableVersion
 from lakehouse.warehouse.publisher import Published
 
@@ -44,8 +45,10 @@ def stale_statistics(deployment: Deployment, published: Mapping[str, Published |
         found = known[name] if name in known else deployment.warehouse.state(source.name, table)
         if found is None:
             continue
-        sequences[name] = found.marker.sequence
-        days.update(_days_between(deployment, source, table, built.get(name), found.marker.sequence))
+        # Rows that are hidden from now on, or shown again, change all days: what was built from other rows was not built.
+        read = name if found.reading == ALL_ROWS else f"{name}: {found.reading}"
+        sequences[read] = found.marker.sequence
+        days.update(_days_between(deployment, source, table, built.get(read), found.marker.sequence))
     return StaleStatistics(tuple(sorted(map(date.fromisoformat, days))), sequences, first_build=not built and bool(sequences))
 
 
@@ -57,8 +60,10 @@ def mark_built(deployment: Deployment, stale: StaleStatistics) -> None:
 def forget_statistics(deployment: Deployment, source: Source, table: Table) -> None:
     """Let the next run build all days of the statistics that read this table: they may have read what it is not any more."""
     built = deployment.warehouse.read_statistics_marker()
-    if built.pop(f"{source.name}.{table.name}", None) is not None:
-        deployment.warehouse.write_statistics_marker(built)
+    name = f"{source.name}.{table.name}"
+    left = {read: sequence for read, sequence in built.items() if read != name and not read.startswith(f"{name}: ")}
+    if left != built:
+        deployment.warehouse.write_statistics_marker(left)
 
 
 def _days_between(deployment: Deployment, source: Source, table: Table, built: int | None, published: int) -> set[str]:
@@ -85,7 +90,7 @@ def _versions_between(history: list[TableVersion], built: int | None, published:
 
 
 def _all_days(deployment: Deployment, source: Source, table: Table) -> set[str]:
-    relation = f"`{deployment.settings.warehouse.database}`.`{source.name}__{table.name}`"
+    relation = f"`{deployment.settings.warehouse.database}`.`{stored_name(source.name, table)}`"
     column = f"`{table.event_time}`"
     query = f"select distinct toString(toDate({column}, 'UTC')) as day from {relation} where {column} is not null"
     return set(deployment.warehouse.query(query)["day"].to_pylist())
