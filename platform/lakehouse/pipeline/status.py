@@ -28,9 +28,9 @@ class TableStatus:
     """One table: sequences of its copies (0: none), rows and bytes of each, when it last landed and was last applied.
 
     mode: that of the declaration; `history` for a history, whose raw log is that of its table: bytes there count as none.
-    quarantined: rows in its quarantine that nobody has discarded. marked: published rows that `soft_delete` marks. reading_behind:
-    whether readers of the published table see other rows than it is declared to show. problem: why it cannot be looked at.
-    behind, damaged: what is, in words, each with the command that mends it.
+    quarantined: rows in its quarantine that nobody has discarded. marked: published rows that `soft_delete` marks.
+    reading_behind: whether readers of the published table see other rows than it is declared to show. problem: why it cannot be
+    looked at. behind, damaged: what is, in words, each with the command that mends it.
     """
 
     table: str
