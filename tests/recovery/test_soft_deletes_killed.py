@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lakehouse import faults
+from lakehouse.errors import TerminalError
 from lakehouse.settings import Settings, WarehouseSettings
 from lakehouse.spec import Marker, Table
 from lakehouse.spec.types import arrow_field
@@ -103,3 +104,36 @@ def test_a_publisher_that_is_killed_anywhere_leaves_readers_whole_and_the_next_o
         assert state is not None
         assert (state.rows, state.reading) == (4, table.reading)
         warehouse.query(f"drop database {settings.warehouse.database}")
+
+
+def test_readers_see_whole_values_at_every_moment_in_which_a_column_becomes_wider(
+    postgres: Settings, clickhouse_database: WarehouseSettings
+) -> None:
+    warehouse = open_warehouse(postgres.model_copy(update={"warehouse": clickhouse_database}))
+    seen: set[int] = set()
+
+    def publish_one(sequence: int, type_: str, value: int) -> None:
+        schema = pa.schema([ID, GONE, arrow_field("value", type_)])
+        batch = pa.RecordBatch.from_pylist([{"id": 1, "gone": False, "value": value}], schema=schema)
+        marker = Marker(sequence, 1, "")
+        warehouse.publish("shop", HIDDEN, schema, marker=marker, version=sequence, partitions=None, scan=lambda _: iter([batch]))
+
+    publish_one(1, "int32", 7)
+    faults.watch(lambda *_: seen.update(warehouse.query("select value from shop__notes")["value"].to_pylist()))
+    try:
+        publish_one(2, "int64", 5_000_000_000)
+    finally:
+        faults.watch(None)
+    assert seen == {7, 5_000_000_000}
+
+
+def test_a_table_of_somebody_else_under_the_name_of_all_rows_is_left_alone(
+    postgres: Settings, clickhouse_database: WarehouseSettings
+) -> None:
+    warehouse = open_warehouse(postgres.model_copy(update={"warehouse": clickhouse_database}))
+    publish(warehouse, SHOWN, 1)
+    warehouse.query("create table shop__notes__with_deleted (mine UInt8) engine = MergeTree order by mine")
+    with pytest.raises(TerminalError, match="shop__notes__with_deleted"):
+        publish(warehouse, HIDDEN, 1)
+    assert set(warehouse.query("select id from shop__notes")["id"].to_pylist()) == ALL
+    assert warehouse.query("select * from shop__notes__with_deleted").column_names in ([], ["mine"])

@@ -1,6 +1,7 @@
 """What each table holds at each hop, how far each hop is behind the one before it, and what is damaged.
 
-It is cheap: manifests, markers and a listing of the raw files are read, and no rows but those in quarantine. Damage inside of a
+It is cheap: manifests, markers and a listing of the raw files are read, and no rows but those in quarantine; of a published table
+with `soft_delete`, that one column. Damage inside of a
 file is found by `verify` and by whoever reads the file.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,7 @@ class Views:
         if rows == plain:
             return ALL_ROWS
         view = self._view(plain)
-        if view is None or view["statement"] != _digest(self._statement(plain, full, view["hides"])):
+        if view is None or view["statement"] != _digest(self._statement(full, view["hides"])):
             return OUTDATED
         return reading_without(view["hides"])
 
@@ -79,18 +80,21 @@ class Views:
         ours = full in found and (found[full].content or {}).get("of") == plain
         return full if ours and plain in found and found[plain].is_rows else None
 
-    def arrange(self, source: str, table: Table, lock: HeldLock, *, keep: bool = False) -> None:
+    def arrange(
+        self, source: str, table: Table, lock: HeldLock, *, types: Mapping[str, str] | None = None, keep: bool = False
+    ) -> None:
         """Let readers see what the declaration says of the rows that are published; nothing happens where they do.
 
-        keep: whether a table that is not ours gives way to the view, under a name that begins with `__kept__`. A failure leaves
-        readers with what they saw, and tables that the next publication removes.
+        types: what columns become with the next exchange, so that the view holds their values before and after it. keep: whether
+        a table that is not ours gives way to the view, under a name that begins with `__kept__`. A failure leaves readers with
+        what they saw, and tables that the next publication removes.
         """
         tried = f"publishing {source}.{table.name} to the warehouse"
         plain, full = _names(source, table)
         found = self._look(plain, full)
         here = found.get(plain)
         if here is not None and here.view is None and not here.is_rows and not keep:
-            raise foreign(tried)
+            raise foreign(f"looking at {self._database}.{plain} in the warehouse")
         if table.hides is None:
             if here is not None and here.view is not None and full in found:
                 self._show_all(plain, full, tried, lock)
@@ -100,7 +104,9 @@ class Views:
             found = self._look(plain, full)
         if full not in found:
             return
-        statement = self._statement(plain, full, table.hides)
+        if (found[full].content or {}).get("of") != plain:
+            raise foreign(f"looking at {self._database}.{full} in the warehouse")
+        statement = self._statement(full, table.hides, types)
         if here is None or here.view is None or here.view.get("statement") != _digest(statement):
             self._show(plain, table.hides, statement, table.description, tried, lock, here)
 
@@ -155,12 +161,13 @@ class Views:
         unlimited = {"max_table_size_to_drop": "0", "max_partition_size_to_drop": "0"}
         self._client.run(f"DROP TABLE IF EXISTS {self._relation(name)}", tried, unlimited, point="warehouse.drop")
 
-    def _statement(self, plain: str, full: str, hides: str) -> str:
+    def _statement(self, full: str, hides: str, types: Mapping[str, str] | None = None) -> str:
         """The view's columns, then what it selects, in two lines."""
-        columns = self._columns(full)
+        columns, other = self._columns(full), types or {}
         marks = _marks(hides, columns.get(hides, ("", ""))[0])
         defined = ", ".join(
-            f"{quoted(name)} {type_}{f' COMMENT {literal(text)}' if text else ''}" for name, (type_, text) in columns.items()
+            f"{quoted(name)} {other.get(name, type_)}{f' COMMENT {literal(text)}' if text else ''}"
+            for name, (type_, text) in columns.items()
         )
         chosen = ", ".join(map(quoted, columns))
         left = "" if marks is None else f" WHERE NOT {marks}"

@@ -121,7 +121,7 @@ class ClickHouseWarehouse:
         with self._lock(source, table) as lock:
             self._drop_leftovers(source, table)
             _check_base(work, base, self.state(source, table))
-            self._views.arrange(source, table, lock)
+            self._views.arrange(source, table, lock, types={column.name: column.type for column in work.layout.columns})
             current = self._current(work.name)
             if current is None or (current.published.version, current.published.marker) != (version, marker):
                 self._publish(work, current, partitions, scan, lock)
