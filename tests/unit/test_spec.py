@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
@@ -244,3 +244,26 @@ def test_checksums_add_and_subtract_modulo_two_to_the_64() -> None:
     assert one + other == RowChecksum(5, 4)
     assert one + other - other == one
     assert (RowChecksum(0, 255).hex, one.hex) == ("00000000000000ff", "f" * 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mode": "append", "event_time": "at", "partition": days("at")}, "not read again when it is marked"),
+        ({"personal": {"deleted_at": "mask"}}, "personal['deleted_at']"),
+        ({"soft_deleted": "purge"}, "hide, keep, with soft_delete"),
+        ({"soft_delete": None, "soft_deleted": "keep"}, "'keep' without soft_delete"),
+    ],
+)
+def test_a_mark_of_soft_deletes_that_cannot_be_meant_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(DeclarationError) as raised:
+        Table(**{"name": "users", "mode": "snapshot", "key": ("id",), "soft_delete": "deleted_at", **changes})
+    assert told in str(raised.value)
+
+
+def test_the_name_of_all_rows_of_a_table_that_hides_some_is_no_other_tables() -> None:
+    users = Table("users", "snapshot", ("id",), soft_delete="gone")
+    other = Table("users__with_deleted", "snapshot", ("id",))
+    with pytest.raises(DeclarationError, match="users__with_deleted"):
+        Source("shop", "postgres", (users, other))
+    Source("shop", "postgres", (replace(users, soft_deleted="keep"), other))

@@ -16,6 +16,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.repair_record import REBUILDS, RepairRecord, read_records
 from lakehouse.pipeline.status import SourceStatus, TableStatus, source_status, table_status
 from lakehouse.settings import load_settings
+from lakehouse.spec import Table
 from lakehouse.spec.types import declared_type, field_doc
 
 
@@ -117,7 +118,11 @@ def show(table: str, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     click.echo(f"{found.table}: {declared.description}")
-    click.echo(f"mode {found.mode}, key {', '.join(declared.key)}, format {declared.format}, {found.state}\n")
+    click.echo(f"mode {found.mode}, key {', '.join(declared.key)}, format {declared.format}, {found.state}")
+    if declared.soft_delete:
+        marked = f"{found.marked:,} of {found.warehouse_rows:,} published rows are marked as deleted by {declared.soft_delete}"
+        click.echo(f"{marked}; {_seen(declared)}")
+    click.echo()
     print_table(("column", "type", "required", "description"), columns)
     click.echo()
     print_table(("partition", "rows"), list(partitions.items())[-20:], right=("rows",), title=f"{len(partitions)} partitions")
@@ -128,6 +133,11 @@ def show(table: str, as_json: bool) -> None:
     _print_records("rebuilt", "Last rebuilds", rebuilds)
     for words in filter(None, (found.problem, *found.behind, *found.damaged)):
         say(f"{found.table}: {words}")
+
+
+def _seen(table: Table) -> str:
+    """What becomes of marked rows."""
+    return "readers of the warehouse do not see them" if table.hides else "readers of the warehouse see them"
 
 
 def _print_records(when: str, title: str, records: list[RepairRecord]) -> None:
@@ -185,6 +195,8 @@ def _print_tables(found: list[TableStatus]) -> None:
     for status in found:
         for words in filter(None, (status.problem, *status.behind, *status.damaged)):
             say(f"{status.table}: {words}")
+        if status.marked:
+            say(f"{status.table}: rows marked as deleted: {status.marked:,}")
         if status.quarantined:
             say(f"{status.table}: rows in quarantine: {status.quarantined:,} (`lakehouse quarantine list {status.table}`)")
 

@@ -15,6 +15,8 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.statistics import stale_statistics
 from lakehouse.pipeline.windows import DayRange
 from lakehouse.spec import Source, Table
+from lakehouse.tables.engine import TableState
+from lakehouse.warehouse.publisher import Published
 
 AssetJob = UnresolvedAssetJobDefinition
 RUN_JOB = "lakehouse"
@@ -147,9 +149,13 @@ def tables_behind(deployment: Deployment) -> tuple[list[str], set[date]]:
         published = deployment.warehouse.state(source.name, table)
         if head > applied:
             days |= _waiting_days(deployment, source, table, applied)
-        if head > applied or (state is not None and (published is None or published.version != state.current.version)):
+        if head > applied or (state is not None and not _is_published(state, published, table)):
             behind.append(f"{source.name}.{table.name}:{head}")
     return behind, days
+
+
+def _is_published(state: TableState, published: Published | None, table: Table) -> bool:
+    return published is not None and (published.version, published.reading) == (state.current.version, table.reading)
 
 
 def _waiting_days(deployment: Deployment, source: Source, table: Table, applied: int) -> set[date]:

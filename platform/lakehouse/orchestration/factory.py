@@ -28,6 +28,7 @@ from lakehouse.pipeline.extract import Extracted, extract_source, summary
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.quarantine import quarantine_share
 from lakehouse.spec import Source, Table, lake_tables
+from lakehouse.spec.soft_delete import published_name, stored_name
 
 Materialized = dg.MaterializeResult[Any]
 Results = Iterator[Materialized | dg.AssetCheckResult]
@@ -250,8 +251,8 @@ def _warehouse_asset(deployment: Deployment, source: Source, table: Table) -> dg
             dg.AssetCheckSpec("rows_equal_lake", asset=key, description="As many rows as the lake table, at its sequence.")
         ],
         op_tags={"lakehouse/hop": "warehouse"},
-        description=f"{table.description}\n\nPublished to ClickHouse as `{source.name}__{table.name}`; "
-        "only changed partitions are copied.",
+        description=f"{table.description}\n\nPublished to ClickHouse as `{published_name(source.name, table)}`; "
+        f"only changed partitions are copied.{_hidden(source, table)}",
     )
     def warehouse(context: dg.AssetExecutionContext) -> Results:
         publication = publish_table(deployment, source, table)
@@ -261,9 +262,10 @@ def _warehouse_asset(deployment: Deployment, source: Source, table: Table) -> dg
                 check_results=[dg.AssetCheckResult(check_name="rows_equal_lake", passed=True, metadata={"rows": 0})],
             )
             return
-        relation = f"`{deployment.settings.warehouse.database}`.`{source.name}__{table.name}`"
-        sample = deployment.warehouse.query(f"select * from {relation} limit 5")
-        counted = deployment.warehouse.query(f"select count() as rows from {relation}")["rows"][0].as_py()
+        database = f"`{deployment.settings.warehouse.database}`"
+        sample = deployment.warehouse.query(f"select * from {database}.`{published_name(source.name, table)}` limit 5")
+        count = f"select count() as rows from {database}.`{stored_name(source.name, table)}`"
+        counted = deployment.warehouse.query(count)["rows"][0].as_py()
         marker = publication.published.marker
         check = dg.AssetCheckResult(
             check_name="rows_equal_lake",
@@ -273,6 +275,13 @@ def _warehouse_asset(deployment: Deployment, source: Source, table: Table) -> dg
         yield dg.MaterializeResult(metadata=published_metadata(publication, table, sample), check_results=[check])
 
     return warehouse
+
+
+def _hidden(source: Source, table: Table) -> str:
+    """What its readers do not see."""
+    if table.hides is None:
+        return ""
+    return f" Rows that `{table.hides}` marks are not in it; `{stored_name(source.name, table)}` has all."
 
 
 def _sample(batches: Iterator[pa.RecordBatch]) -> pa.Table | None:

@@ -88,6 +88,7 @@ def published_metadata(publication: Publication, table: Table, sample: pa.Table 
     """Of a warehouse asset."""
     marker = publication.published.marker
     copied = "all" if publication.partitions is None else _names(publication.partitions)
+    deleted = {} if table.soft_delete is None else {"rows marked as deleted": publication.marked}
     return {
         "dagster/row_count": publication.published.rows,
         "bytes": publication.published.bytes,
@@ -96,6 +97,7 @@ def published_metadata(publication: Publication, table: Table, sample: pa.Table 
         "version": str(publication.published.version),
         "partitions copied": copied if publication.changed else "none: already published",
         "mode": table.mode,
+        **deleted,
         "sample": dg.MetadataValue.md(sample_markdown(sample)),
     }
 

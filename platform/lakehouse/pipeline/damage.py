@@ -23,6 +23,7 @@ from lakehouse.rows.checksum import partition_checksums, total
 from lakehouse.rows.digest import row_digests
 from lakehouse.rows.duck import connect_duckdb
 from lakehouse.spec import History, LogEntry, RowChecksum, Source, Table
+from lakehouse.spec.soft_delete import stored_name
 from lakehouse.tables.engine import TableState
 from lakehouse.warehouse.publisher import Published
 
@@ -214,7 +215,7 @@ def _folded(deployment: Deployment, log: RawLog, table: Table, upto: int) -> Par
 def _warehouse(
     deployment: Deployment, source: Source, table: Table, lake: LakeCondition, damage: list[Damage]
 ) -> Published | None:
-    name = f"published table {deployment.settings.warehouse.database}.{source.name}__{table.name}"
+    name = f"published table {deployment.settings.warehouse.database}.{stored_name(source.name, table)}"
     try:
         published = deployment.warehouse.state(source.name, table)
     except TerminalError as error:

@@ -14,6 +14,7 @@ from lakehouse.sources.reader import SourceReader
 from lakehouse.spec import History, Source, Table, history_of, lake_tables, logged
 from lakehouse.spec.quarantine import quarantine_of
 from lakehouse.spec.references import check_references
+from lakehouse.spec.soft_delete import published_name, stored_name
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import open_tables
 from lakehouse.tables.engine import LakeTables
@@ -30,13 +31,15 @@ class Deployment:
     def __init__(self, settings: Settings, sources: Sequence[Source]) -> None:
         self.settings = settings
         self.sources = tuple(sources)
-        names = [f"{source.name}__{table.name}" for source, table in self._tables()]
+        names = [published_name(source.name, table) for source, table in self._tables()]
+        names += [stored_name(source.name, table) for source, table in self._tables() if table.hides]
         check_references(self.sources)
         if taken := sorted({name for name in names if names.count(name) > 1}):
             raise DeclarationError(
                 "opening the deployment: tables that would be published under one name",
                 value=", ".join(taken),
-                allowed="each name once, made of source, two underscores and table (`__history` follows for a history)",
+                allowed="each name once, made of source, two underscores and table (`__history` follows for a history, "
+                "`__with_deleted` for the rows that soft_delete hides)",
                 remedy="Give one of the tables another name and a relation, or its source another name.",
             )
 

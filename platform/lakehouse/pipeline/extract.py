@@ -34,6 +34,7 @@ from lakehouse.pipeline.windows import (
     upsert_plan,
 )
 from lakehouse.rows.expected import Unmet
+from lakehouse.rows.soft_delete import check_mark
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import LogEntry, Position, Source, Table, Window
 from lakehouse.spec.references import referred_first, referred_to
@@ -205,6 +206,7 @@ def _extract_table(
     before = last_fields(landing.entries)
     try:
         check_expected(landing.deployment, landing.source, landing.table, landing.schema)
+        check_mark(landing.source.name, landing.table, landing.schema)
         if landing.others is not None and landing.table.deletes == "sweep":
             landing.others.source_keys = lambda: snapshot.keys(landing.table, lambda _: None)
         refuse_changed_types(landing.source.name, landing.table, landing.entries, landing.schema)

@@ -65,4 +65,4 @@ def _is_level(deployment: Deployment, source: Source, table: Table, published: P
         return False
     if deployment.lake.has_old_names(source.name, table):
         return False
-    return published.marker.sequence == head and state.current.marker == published.marker
+    return (published.marker.sequence, published.reading) == (head, table.reading) and state.current.marker == published.marker

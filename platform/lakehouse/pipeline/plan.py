@@ -25,6 +25,7 @@ from lakehouse.pipeline.status import TableStatus, table_status
 from lakehouse.pipeline.sweep import next_sweep
 from lakehouse.pipeline.windows import columns_of, due_days, last_extent, upsert_plan
 from lakehouse.raw import RawLog
+from lakehouse.rows.soft_delete import check_mark
 from lakehouse.sources.reader import SourceReader, SourceSnapshot
 from lakehouse.spec import History, LogEntry, Source, Table
 from lakehouse.spec.types import declared_type
@@ -139,7 +140,7 @@ def _plan(
             schema = fitting.schema(reader.schema(table))
             _columns(deployment, source, table, entries, schema, found)
             _windows(deployment.log(source, table), snapshot, entries, schema, found)
-        _hops(status, found)
+        _hops(status, table, found)
     except LakehouseError as error:
         found.stop(error)
     return TablePlan(name, tuple(found.changes), warnings)
@@ -152,7 +153,7 @@ def _history_plan(deployment: Deployment, source: Source, table: History) -> Tab
         found.add("stops", words)
     if not status.lake_sequence and not status.problem:
         found.add("new", f"history of {table.of.name}, {table.format}, {_partitioned(table)}")
-    _hops(status, found)
+    _hops(status, table, found)
     return TablePlan(status.table, tuple(found.changes))
 
 
@@ -162,6 +163,7 @@ def _columns(
     """How the table's columns would follow the source's."""
     try:
         check_expected(deployment, source, table, schema)
+        check_mark(source.name, table, schema)
         refuse_changed_types(source.name, table, entries, schema)
         deployment.lake.check(source.name, table, field_specs(schema))
     except LakehouseError as error:
@@ -169,7 +171,8 @@ def _columns(
     state = deployment.lake.state(source.name, table)
     if state is None:
         if not entries:
-            found.add("new", f"table with {len(schema)} columns, {table.format}, {_partitioned(table)}")
+            hidden = f"; readers of the warehouse do not see rows that {table.hides} marks" if table.hides else ""
+            found.add("new", f"table with {len(schema)} columns, {table.format}, {_partitioned(table)}{hidden}")
         return
     landed = landed_types(entries)
     names = table.names_today(state.schema.names)
@@ -232,7 +235,7 @@ def _windows(log: RawLog, snapshot: SourceSnapshot, entries: Sequence[LogEntry],
         found.add("read", words if due is None else f"no keys: the next sweep is due at {due:%Y-%m-%d %H:%M} UTC")
 
 
-def _hops(status: TableStatus, found: _Found) -> None:
+def _hops(status: TableStatus, table: Table, found: _Found) -> None:
     """What was landed or applied already, and waits."""
     if status.problem or status.damaged:
         return
@@ -244,3 +247,5 @@ def _hops(status: TableStatus, found: _Found) -> None:
             "publish",
             f"sequence {status.lake_sequence} of the lake, where the warehouse has {status.warehouse_sequence or 'nothing'}",
         )
+    if status.reading_behind:
+        found.add("publish", f"readers of the warehouse see {table.reading} from then on, and so do all days of its statistics")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -16,11 +16,15 @@ from lakehouse.warehouse.publisher import Published
 
 @dataclass(frozen=True)
 class Publication:
-    """What one publish did: the table as it stands now, and the partitions that were copied (None: all of them)."""
+    """What one publish did: the table as it stands now, and the partitions that were copied (None: all of them).
+
+    marked: rows that `soft_delete` marks.
+    """
 
     published: Published
     partitions: tuple[str, ...] | None
     changed: bool
+    marked: int = 0
 
 
 def publish_table(deployment: Deployment, source: Source, table: Table) -> Publication | None:
@@ -31,7 +35,10 @@ def publish_table(deployment: Deployment, source: Source, table: Table) -> Publi
     """
     if table.keeps_refused and deployment.log(source, quarantine_of(table)).head():
         until_won(lambda: _publish(deployment, source, quarantine_of(table)))
-    return until_won(lambda: _publish(deployment, source, table))
+    done = until_won(lambda: _publish(deployment, source, table))
+    if done is None or table.soft_delete is None:
+        return done
+    return replace(done, marked=deployment.warehouse.marked(source.name, table))
 
 
 def _publish(deployment: Deployment, source: Source, table: Table) -> Publication | None:
@@ -44,7 +51,8 @@ def _publish(deployment: Deployment, source: Source, table: Table) -> Publicatio
     if state is None:
         return None
     current = state.current
-    if before is not None and (before.version, before.marker) == (current.version, current.marker):
+    same = before is not None and (before.version, before.marker) == (current.version, current.marker)
+    if before is not None and same and before.reading == table.reading:
         return Publication(before, (), changed=False)
     partitions = None
     if before is not None:

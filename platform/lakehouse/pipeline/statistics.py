@@ -12,6 +12,7 @@ from datetime import date
 
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.spec import Source, Table
+from lakehouse.spec.soft_delete import ALL_ROWS, WITH_DELETED, published_name
 from lakehouse.tables.engine import TableVersion
 from lakehouse.warehouse.publisher import Published
 
@@ -44,8 +45,10 @@ def stale_statistics(deployment: Deployment, published: Mapping[str, Published |
         found = known[name] if name in known else deployment.warehouse.state(source.name, table)
         if found is None:
             continue
-        sequences[name] = found.marker.sequence
-        days.update(_days_between(deployment, source, table, built.get(name), found.marker.sequence))
+        # Rows that are hidden from now on, or shown again, change all days: what was built from other rows was not built.
+        read = name if found.reading == ALL_ROWS else f"{name}: {found.reading}"
+        sequences[read] = found.marker.sequence
+        days.update(_days_between(deployment, source, table, built.get(read), found))
     return StaleStatistics(tuple(sorted(map(date.fromisoformat, days))), sequences, first_build=not built and bool(sequences))
 
 
@@ -57,17 +60,20 @@ def mark_built(deployment: Deployment, stale: StaleStatistics) -> None:
 def forget_statistics(deployment: Deployment, source: Source, table: Table) -> None:
     """Let the next run build all days of the statistics that read this table: they may have read what it is not any more."""
     built = deployment.warehouse.read_statistics_marker()
-    if built.pop(f"{source.name}.{table.name}", None) is not None:
-        deployment.warehouse.write_statistics_marker(built)
+    name = f"{source.name}.{table.name}"
+    left = {read: sequence for read, sequence in built.items() if read != name and not read.startswith(f"{name}: ")}
+    if left != built:
+        deployment.warehouse.write_statistics_marker(left)
 
 
-def _days_between(deployment: Deployment, source: Source, table: Table, built: int | None, published: int) -> set[str]:
+def _days_between(deployment: Deployment, source: Source, table: Table, built: int | None, found: Published) -> set[str]:
+    published = found.marker.sequence
     if built == published or table.event_time is None:
         return set()
     history = deployment.lake.history(source.name, table)
     between = _versions_between(history, built, published)
     if between is None:
-        return _all_days(deployment, source, table)
+        return _all_days(deployment, source, table, found)
     return {day for version in between for day in version.changed_days}
 
 
@@ -84,8 +90,10 @@ def _versions_between(history: list[TableVersion], built: int | None, published:
     return between
 
 
-def _all_days(deployment: Deployment, source: Source, table: Table) -> set[str]:
-    relation = f"`{deployment.settings.warehouse.database}`.`{source.name}__{table.name}`"
+def _all_days(deployment: Deployment, source: Source, table: Table, found: Published) -> set[str]:
+    """The days of all published rows, those too that readers do not see: a day may have no other."""
+    name = published_name(source.name, table) + ("" if found.reading == ALL_ROWS else WITH_DELETED)
+    relation = f"`{deployment.settings.warehouse.database}`.`{name}`"
     column = f"`{table.event_time}`"
     query = f"select distinct toString(toDate({column}, 'UTC')) as day from {relation} where {column} is not null"
     return set(deployment.warehouse.query(query)["day"].to_pylist())

@@ -1,6 +1,7 @@
 """What each table holds at each hop, how far each hop is behind the one before it, and what is damaged.
 
-It is cheap: manifests, markers and a listing of the raw files are read, and no rows but those in quarantine. Damage inside of a
+It is cheap: manifests, markers and a listing of the raw files are read, and no rows but those in quarantine; of a published table
+with `soft_delete`, that one column. Damage inside of a
 file is found by `verify` and by whoever reads the file.
 """
 
@@ -28,8 +29,9 @@ class TableStatus:
     """One table: sequences of its copies (0: none), rows and bytes of each, when it last landed and was last applied.
 
     mode: that of the declaration; `history` for a history, whose raw log is that of its table: bytes there count as none.
-    quarantined: rows in its quarantine that nobody has discarded. problem: why it cannot be looked at. behind, damaged: what is,
-    in words, each with the command that mends it.
+    quarantined: rows in its quarantine that nobody has discarded. marked: published rows that `soft_delete` marks.
+    reading_behind: whether readers of the published table see other rows than it is declared to show. problem: why it cannot be
+    looked at. behind, damaged: what is, in words, each with the command that mends it.
     """
 
     table: str
@@ -46,6 +48,8 @@ class TableStatus:
     last_applied: datetime | None
     problem: str = ""
     quarantined: int = 0
+    marked: int = 0
+    reading_behind: bool = False
     behind: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
 
@@ -62,6 +66,8 @@ class TableStatus:
             return f"lake is {self.raw_sequence - self.lake_sequence} batches behind"
         if self.warehouse_sequence != self.lake_sequence:
             return "warehouse is behind the lake"
+        if self.reading_behind:
+            return "readers do not see it as declared"
         return "up to date"
 
 
@@ -85,6 +91,7 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
         entries = _entries(deployment, source, table, damaged, mend)
         state = _or_damaged(lambda: deployment.lake.state(source.name, table), damaged, mend)
         published = _or_damaged(lambda: deployment.warehouse.state(source.name, table), damaged, mend)
+        marked = _or_damaged(lambda: deployment.warehouse.marked(source.name, table), damaged, mend) if published else 0
         kept = _or_damaged(lambda: _quarantined(deployment, source, table), damaged, mend)
     except LakehouseError as error:
         return TableStatus(name, mode, 0, 0, 0, 0, 0, 0, 0, 0, None, None, problem=str(error))
@@ -106,9 +113,11 @@ def table_status(deployment: Deployment, source: Source, table: Table) -> TableS
         warehouse_bytes=published.bytes if published else 0,
         last_landed=entries[-1].manifest.created_at if entries else None,
         last_applied=state.current.committed_at if state else None,
-        behind=() if damaged else tuple(_behind(name, head, state, published)),
+        reading_behind=published is not None and published.reading != table.reading,
+        behind=() if damaged else tuple(_behind(table, name, head, state, published)),
         damaged=tuple(damaged),
         quarantined=kept or 0,
+        marked=marked or 0,
     )
 
 
@@ -116,7 +125,7 @@ def _quarantined(deployment: Deployment, source: Source, table: Table) -> int:
     return len(open_rows(Quarantine(deployment, source, table).rows().values())) if table.keeps_refused else 0
 
 
-def _behind(name: str, head: int, state: TableState | None, published: Published | None) -> Iterator[str]:
+def _behind(table: Table, name: str, head: int, state: TableState | None, published: Published | None) -> Iterator[str]:
     run = f"run `lakehouse run --select {name}`"
     watermark = state.current.marker.sequence if state else 0
     if head > watermark:
@@ -131,6 +140,8 @@ def _behind(name: str, head: int, state: TableState | None, published: Published
         yield f"the lake went back to sequence {watermark}, the warehouse has {published.marker.sequence}: {run}"
     elif published.marker != state.current.marker:
         yield f"lake and warehouse disagree on what sequence {watermark} holds: run `lakehouse repair {name}`"
+    elif published.reading != table.reading:
+        yield f"readers of the published table see {published.reading}, and are to see {table.reading}: {run}"
 
 
 def _batches(count: int) -> str:

@@ -12,6 +12,7 @@ from lakehouse.errors import DeclarationError
 from lakehouse.spec.expectations import RELATIONS, Expect
 from lakehouse.spec.load import Load
 from lakehouse.spec.partitioning import Partitioning
+from lakehouse.spec.soft_delete import ALL_ROWS, WITH_DELETED, SoftDeleted, check_soft_delete, reading_without
 from lakehouse.spec.types import arrow_type
 
 Mode = Literal["append", "upsert", "snapshot"]
@@ -122,6 +123,10 @@ class Table:
       sees to it.
     history: whether lake and warehouse have, beside the table, all states that its rows have had: see `docs/history.md`. Modes
       `upsert` and `snapshot`.
+    soft_delete: the column by which the application marks a row as deleted: true in a boolean column, any value in one of times
+      or dates. Modes `upsert` and `snapshot`.
+    soft_deleted: what becomes of marked rows, which raw log, lake and `verify` have in any case. `hide`: who reads the table in
+      the warehouse does not see them, nor do its statistics; `<table>__with_deleted` has all. `keep`: they are only counted.
     """
 
     name: str
@@ -147,6 +152,18 @@ class Table:
     on_refused: OnRefused = "quarantine"
     refused_at_most: float = 0.0
     history: bool = False
+    soft_delete: str | None = None
+    soft_deleted: SoftDeleted = "hide"
+
+    @property
+    def hides(self) -> str | None:
+        """The column whose marked rows readers of the published table do not see."""
+        return self.soft_delete if self.soft_deleted == "hide" else None
+
+    @property
+    def reading(self) -> str:
+        """What readers of the published table are to see."""
+        return reading_without(self.hides) if self.hides else ALL_ROWS
 
     @property
     def keeps_refused(self) -> bool:
@@ -202,6 +219,7 @@ class Table:
                 remedy="Leave keep_months out, or keep the table in Iceberg's format.",
             )
         self._check_history(tried)
+        check_soft_delete(tried, self.soft_delete, self.soft_deleted, self.mode, self.personal)
         if self.mode == "append" and (self.partition.transform != "day" or self.partition.column != self.event_time):
             raise DeclarationError(
                 f"{tried}: field 'partition'",
@@ -382,6 +400,13 @@ class Source:
                 value=", ".join(taken),
                 allowed="other names: these are the histories of tables that are declared with history=True",
                 remedy="Give the table another name and a relation, or leave history out.",
+            )
+        if taken := sorted({f"{table.name}{WITH_DELETED}" for table in self.tables if table.hides}.intersection(names)):
+            raise DeclarationError(
+                f"{tried}: field 'tables'",
+                value=", ".join(taken),
+                allowed="other names: these have all rows of the tables that are declared with soft_delete",
+                remedy="Give the table another name and a relation, or write soft_deleted='keep'.",
             )
         if self.kind == "mongodb":
             for table in self.tables:

@@ -10,16 +10,24 @@ from typing import Protocol
 import pyarrow as pa
 
 from lakehouse.spec import Marker, Table
+from lakehouse.spec.soft_delete import ALL_ROWS
+
+OUTDATED = "not what is there"
+"""What readers see where the view that hides rows is gone, or was made for other columns."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published table as it stands: its marker, the lake version it was copied from, rows and bytes on disk."""
+    """A published table as it stands: its marker, the lake version it was copied from, rows and bytes on disk.
+
+    reading: what its readers see of the rows, as `Table.reading` says what they are to see; `OUTDATED` where neither is so.
+    """
 
     marker: Marker
     version: int
     rows: int
     bytes: int
+    reading: str = ALL_ROWS
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,11 @@ class Leftover:
 
 
 class Warehouse(Protocol):
-    """Published tables, named `<source>__<table>` in the warehouse's database."""
+    """Published tables, named `<source>__<table>` in the warehouse's database.
+
+    Where a table hides the rows that `soft_delete` marks, that name is a view without them, and all rows are in
+    `<source>__<table>__with_deleted`. Whatever is said here of rows, but for what readers see, is of all of them.
+    """
 
     def check(self) -> None:
         """Connect; WarehouseUnavailable or ConfigurationError (wrong password) with what to do."""
@@ -58,10 +70,11 @@ class Warehouse(Protocol):
 
         base: the publication that `partitions` were compared with (None: as it stands when this is called).
 
-        A reader sees the table as it was or as it is now, nothing between. A named partition without rows is dropped. After a
-        failure at any moment the old table stands; what was left beside it is removed by the next publish. `scan` may be called
-        again with None, when the whole table must be copied after all. Raises CommitConflict when the table is not `base` any
-        more: call again with what has changed since; DamagedData when the rows are not as many as the marker says.
+        A reader sees the table as it was or as it is now, nothing between. When it returns, readers see what the table's
+        declaration says (`Table.reading`), even if the rows were published before. A named partition without rows is dropped.
+        After a failure at any moment the old table stands; what was left beside it is removed by the next publish. `scan` may be
+        called again with None, when the whole table must be copied after all. Raises CommitConflict when the table is not `base`
+        any more: call again with what has changed since; DamagedData when the rows are not as many as the marker says.
         """
         ...
 
@@ -93,6 +106,10 @@ class Warehouse(Protocol):
 
     def drop(self, source: str, table: Table) -> None:
         """Remove a published table; nothing happens when there is none."""
+        ...
+
+    def marked(self, source: str, table: Table) -> int:
+        """How many published rows `soft_delete` marks; 0 where nothing is published, or it has no such column yet."""
         ...
 
     def scan(self, source: str, table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -11,15 +11,17 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
 
-from lakehouse.errors import CommitConflict, DamagedData, TerminalError
+from lakehouse.errors import CommitConflict, DamagedData
 from lakehouse.settings import Settings
 from lakehouse.spec import Marker, Table
+from lakehouse.spec.soft_delete import WITH_DELETED, published_name, stored_name
 from lakehouse.warehouse.clickhouse.client import ClickHouseClient
 from lakehouse.warehouse.clickhouse.contents import partition_contents, scan_partitions
 from lakehouse.warehouse.clickhouse.layout import (
@@ -33,16 +35,13 @@ from lakehouse.warehouse.clickhouse.layout import (
 )
 from lakehouse.warehouse.clickhouse.lock import HeldLock, publisher_lock
 from lakehouse.warehouse.clickhouse.rows import from_clickhouse, insert_schema, readable, select_list, to_clickhouse
+from lakehouse.warehouse.clickhouse.views import KEPT, NEXT, Views, foreign, written_in
 from lakehouse.warehouse.publisher import Leftover, Published
 
 logger = logging.getLogger(__name__)
 
 STATISTICS = "lakehouse_statistics"
 """The table whose comment says from what the statistics were built."""
-_NEXT = "__next__"
-"""Begins the name of a table that is being built; declared names begin with a letter."""
-_KEPT = "__kept__"
-"""Begins the name under which a table that was not ours is kept when a repair takes its place."""
 _UNLIMITED = {"max_table_size_to_drop": "0", "max_partition_size_to_drop": "0"}
 
 Scan = Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]]
@@ -74,7 +73,9 @@ class _Work:
     @property
     def comment(self) -> str:
         """The marker as the new table carries it."""
-        content = {**asdict(self.marker), "version": self.version, "keys": self.layout.keys}
+        content: dict[str, Any] = {**asdict(self.marker), "version": self.version, "keys": self.layout.keys}
+        if self.table.hides:
+            content["of"] = self.name.removesuffix(WITH_DELETED)
         return json.dumps({"lakehouse": content, "description": self.table.description}, ensure_ascii=False)
 
 
@@ -85,6 +86,7 @@ class ClickHouseWarehouse:
         self._client = ClickHouseClient(settings.warehouse)
         self._catalog = settings.catalog
         self._database = settings.warehouse.database
+        self._views = Views(self._client, self._database)
 
     def check(self) -> None:
         """Connect; ConfigurationError for a wrong password, WarehouseUnavailable when nothing answers."""
@@ -92,8 +94,9 @@ class ClickHouseWarehouse:
 
     def state(self, source: str, table: Table) -> Published | None:
         """The published table, or None. TerminalError for a table of that name that the platform did not publish."""
-        found = self._found(_name(source, table))
-        return found[0] if found else None
+        rows = self._views.rows_of(source, table)
+        found = self._found(rows)
+        return replace(found[0], reading=self._views.reading(source, table, rows)) if found else None
 
     def publish(
         self,
@@ -112,20 +115,20 @@ class ClickHouseWarehouse:
         A lower sequence than the published one is accepted when `base` is what is published: the caller saw it, so the lake went
         back (a rollback). It is refused with CommitConflict when somebody published in between.
         """
-        name = _name(source, table)
         base = base or self.state(source, table)
         work = self._work(source, table, schema, marker, version)
         self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
-        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
-            self._drop_leftovers(name)
-            current = self._current(name)
-            if current is not None and (current.published.version, current.published.marker) == (version, marker):
-                return current.published
-            _check_base(work, base, current)
-            self._publish(work, current, partitions, scan, lock)
-            done = self._current(name)
+        with self._lock(source, table) as lock:
+            self._drop_leftovers(source, table)
+            _check_base(work, base, self.state(source, table))
+            self._views.arrange(source, table, lock, types={column.name: column.type for column in work.layout.columns})
+            current = self._current(work.name)
+            if current is None or (current.published.version, current.published.marker) != (version, marker):
+                self._publish(work, current, partitions, scan, lock)
+                self._views.arrange(source, table, lock)
+            done = self.state(source, table)
         assert done is not None
-        return done.published
+        return done
 
     def republish(
         self,
@@ -139,58 +142,69 @@ class ClickHouseWarehouse:
         than: Published | None,
     ) -> Published:
         """See the seam."""
-        name = _name(source, table)
         work = self._work(source, table, schema, marker, version)
         self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
-        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}") as lock:
-            self._drop_leftovers(name)
-            identity = self._identity(name)
-            found = self._marked(name)
+        with self._lock(source, table) as lock:
+            self._drop_leftovers(source, table)
+            identity = self._identity(work.name)
+            found = self._marked(self._views.rows_of(source, table))
             if (found.version, found.marker) != (than.version, than.marker) if found and than else bool(found) != bool(than):
                 raise _moved(work)
-            self._copy_whole(work, identity, scan, lock, kept=f"{_KEPT}{name}__{uuid.uuid4().hex[:12]}")
-            done = self._current(name)
+            self._copy_whole(work, identity, scan, lock, kept=f"{KEPT}{work.name}__{uuid.uuid4().hex[:12]}")
+            self._views.arrange(source, table, lock, keep=True)
+            self._drop_leftovers(source, table)
+            done = self.state(source, table)
         assert done is not None
-        return done.published
+        return done
 
     def leftovers(self, source: str, table: Table) -> list[Leftover]:
         """See the seam; the age is by the server's clock."""
         rows = self._client.rows(
             "SELECT name, ifNull(total_bytes, 0), dateDiff('second', metadata_modification_time, now()) FROM system.tables "
-            f"WHERE {self._is_leftover(_name(source, table))}",
+            f"WHERE {self._is_leftover(source, table)}",
             f"looking for unfinished publications of {source}.{table.name}",
         )
         return [Leftover(f"{self._database}.{name}", int(size), timedelta(seconds=int(age))) for name, size, age in rows]
 
     def drop_leftovers(self, source: str, table: Table) -> None:
         """See the seam."""
-        name = _name(source, table)
-        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}"):
-            self._drop_leftovers(name)
+        with self._lock(source, table):
+            self._drop_leftovers(source, table)
 
     def drop(self, source: str, table: Table) -> None:
         """Remove a published table and what was left beside it; nothing happens when there is none."""
-        name = _name(source, table)
-        with publisher_lock(self._catalog, f"{self._client.address} {self._database}.{name}"):
-            self._drop_leftovers(name)
-            self._drop(name)
+        with self._lock(source, table):
+            self._drop_leftovers(source, table)
+            rows = self._views.rows_of(source, table)
+            for name in dict.fromkeys((published_name(source, table), rows)):
+                self._drop(name)
+
+    def marked(self, source: str, table: Table) -> int:
+        """How many published rows `soft_delete` marks; 0 where nothing is published, or it has no such column yet."""
+        rows = self._views.rows_of(source, table)
+        marks = self._views.condition(rows, table.soft_delete) if table.soft_delete else None
+        if marks is None:
+            return 0
+        tried = f"counting the rows of {source}.{table.name} that are marked as deleted"
+        return int(self._client.rows(f"SELECT countIf({marks}) FROM {self._relation(rows)}", tried)[0][0])
 
     def scan(self, source: str, table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """All published rows, cast to `schema`, in batches of about 65,000."""
-        sql = f"SELECT {select_list(schema)} FROM {self._relation(_name(source, table))}"
+        sql = f"SELECT {select_list(schema)} FROM {self._relation(self._views.rows_of(source, table))}"
         for batch in self._client.stream(sql, f"reading {source}.{table.name} from the warehouse"):
             yield from_clickhouse(batch, schema)
 
     def contents(self, source: str, table: Table) -> dict[str, str] | None:
         """What tells the rows of each partition from any others, by `partition_id`; None when the parts do not tell all."""
-        return partition_contents(self._client, self._database, _name(source, table))
+        return partition_contents(self._client, self._database, self._views.rows_of(source, table))
 
     def scan_by_partition(
         self, source: str, table: Table, schema: pa.Schema, partitions: Collection[str] | None = None
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
         """The rows of the partitions of these ids, or of all; texts that repeat come as dictionaries."""
         tried = f"reading {source}.{table.name} from the warehouse"
-        yield from scan_partitions(self._client, self._relation(_name(source, table)), schema, partitions, tried)
+        relation = self._relation(self._views.rows_of(source, table))
+        yield from scan_partitions(self._client, relation, schema, partitions, tried)
 
     def append_rows(self, relation: str, rows: pa.Table, order: Sequence[str], view: str) -> None:
         """Add rows to a table of the platform's own; the table, and the view over it, are made when they are not there."""
@@ -322,9 +336,9 @@ class ClickHouseWarehouse:
         self._client.run(f"EXCHANGE TABLES {name} AND {self._relation(kept)}", work.tried, point="warehouse.exchange")
 
     def _work(self, source: str, table: Table, schema: pa.Schema, marker: Marker, version: int) -> _Work:
-        name = _name(source, table)
+        name = stored_name(source, table)
         return _Work(
-            table, schema, layout_of(table, schema), marker, version, name, f"{_NEXT}{name}__{uuid.uuid4().hex[:12]}",
+            table, schema, layout_of(table, schema), marker, version, name, f"{NEXT}{name}__{uuid.uuid4().hex[:12]}",
             f"publishing {source}.{table.name} to the warehouse",
         )  # fmt: skip
 
@@ -336,7 +350,7 @@ class ClickHouseWarehouse:
 
     def _marked(self, name: str) -> Published | None:
         """What is published under a name; None when there is nothing, or nothing of ours."""
-        if _marker_of(self._comment(name)) is None:
+        if "sequence" not in (written_in(self._comment(name)) or {}):
             return None
         found = self._found(name)
         return found[0] if found else None
@@ -351,14 +365,9 @@ class ClickHouseWarehouse:
         if not found:
             return None
         comment, uuid_, rows, size = found[0]
-        content = _marker_of(comment)
-        if content is None:
-            raise TerminalError(
-                tried,
-                value="a table of this name that the platform did not publish",
-                allowed="no table, or one that the platform published",
-                remedy="Rename or drop it, or set LAKEHOUSE_WAREHOUSE__DATABASE to another database.",
-            )
+        content = written_in(comment)
+        if content is None or "sequence" not in content:
+            raise foreign(tried)
         marker = Marker(int(content["sequence"]), int(content["rows"]), str(content["checksum"]))
         return Published(marker, int(content["version"]), int(rows or 0), int(size or 0)), uuid_, str(content["keys"])
 
@@ -389,21 +398,28 @@ class ClickHouseWarehouse:
         )
         return {partition: int(count) for partition, count in rows}
 
-    def _drop_leftovers(self, name: str) -> None:
+    def _drop_leftovers(self, source: str, table: Table) -> None:
         rows = self._client.rows(
-            f"SELECT name FROM system.tables WHERE {self._is_leftover(name)}", f"looking for unfinished publications of {name}"
+            f"SELECT name FROM system.tables WHERE {self._is_leftover(source, table)}",
+            f"looking for unfinished publications of {source}.{table.name}",
         )
         for (leftover,) in rows:
             self._drop(leftover)
 
-    def _is_leftover(self, name: str) -> str:
+    def _is_leftover(self, source: str, table: Table) -> str:
         """Tables that were being built; one that has the name of a kept table already has our marker still."""
 
-        def named(prefix: str) -> str:
+        def named(prefix: str, name: str) -> str:
             return f"startsWith(name, {literal(f'{prefix}{name}__')}) AND length(name) = {len(prefix) + len(name) + 14}"
 
-        ours = f"{named(_KEPT)} AND JSONHas(comment, 'lakehouse')"
-        return f"database = {literal(self._database)} AND ({named(_NEXT)} OR {ours})"
+        plain = published_name(source, table)
+        conditions = [f"name = {literal(moved)}" for moved in (self._views.leftover(source, table),) if moved]
+        for name in (plain, f"{plain}{WITH_DELETED}"):
+            conditions += [named(NEXT, name), f"{named(KEPT, name)} AND JSONHas(comment, 'lakehouse')"]
+        return f"database = {literal(self._database)} AND ({' OR '.join(conditions)})"
+
+    def _lock(self, source: str, table: Table) -> AbstractContextManager[HeldLock]:
+        return publisher_lock(self._catalog, f"{self._client.address} {self._database}.{published_name(source, table)}")
 
     def _drop(self, name: str) -> None:
         self._client.run(
@@ -417,18 +433,6 @@ class ClickHouseWarehouse:
         return f"{quoted(self._database)}.{quoted(name)}"
 
 
-def _name(source: str, table: Table) -> str:
-    return f"{source}__{table.name}"
-
-
-def _marker_of(comment: str) -> dict[str, Any] | None:
-    try:
-        content = json.loads(comment)["lakehouse"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def _changes(work: _Work, current: _Current) -> list[str] | None:
     """What to alter on a clone of the current table; None when it must be rebuilt."""
     if current.keys != work.layout.keys:
@@ -436,10 +440,11 @@ def _changes(work: _Work, current: _Current) -> list[str] | None:
     return work.layout.changes_from(current.columns)
 
 
-def _check_base(work: _Work, base: Published | None, current: _Current | None) -> None:
+def _check_base(work: _Work, base: Published | None, found: Published | None) -> None:
+    """CommitConflict when another publisher was faster, unless it has done what is to be done."""
     was = (base.version, base.marker) if base else None
-    now = (current.published.version, current.published.marker) if current else None
-    if was != now:
+    now = (found.version, found.marker) if found else None
+    if now not in (was, (work.version, work.marker)):
         raise _moved(work)
 
 
