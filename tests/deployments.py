@@ -75,8 +75,12 @@ class Project:
         return replace(self, variables={**self.variables, **variables})
 
     def environment(self) -> dict[str, str]:
-        """The environment of its commands: ours without settings, this Python's programs first, the folder's package first."""
+        """The environment of its commands: ours without settings, this Python's programs first, the folder's package first.
+
+        Bytecode may be written: without it each command would compile the folder's package again, for a fifth of its CPU.
+        """
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("LAKEHOUSE_", "PG", "DAGSTER_"))}
+        ours.pop("PYTHONDONTWRITEBYTECODE", None)
         path = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
         return {**ours, "PATH": path, "PYTHONPATH": str(self.folder / "platform"), **self.variables}
 

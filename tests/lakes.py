@@ -22,6 +22,7 @@ from lakehouse.spec.declaration import TableFormat
 from lakehouse.stores import ObjectStore, open_store
 from lakehouse.tables import Applied, LakeTables, TableState, open_tables
 from lakehouse.tables.engine import Keep
+from tests.crash.forks import FORKS
 from tests.rawlogs import SOURCE, HandLog, Row, digest, rows_of
 
 LAKES = ("embedded-iceberg-folder", "embedded-iceberg-s3", "embedded-delta-folder", "embedded-delta-s3")
@@ -180,7 +181,14 @@ def make_lake(
 
 
 def process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """A started process of its own (spawned, not forked) that does some work."""
+    """A started process of its own that does some work, forked from one that has imported what it needs."""
+    started = FORKS.Process(target=work, args=arguments)
+    started.start()
+    return started
+
+
+def fresh_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """The same, spawned: of today's environment, and with no memory that is not its own. It costs the seconds of its imports."""
     started = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
     started.start()
     return started

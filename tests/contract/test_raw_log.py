@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -23,6 +22,7 @@ from lakehouse.settings import StoreSettings
 from lakehouse.spec import BatchKind, LogEntry, Manifest, Position, Table, Window, days
 from lakehouse.spec.types import arrow_field
 from lakehouse.stores import ObjectInfo, ObjectStore, open_store
+from tests.crash.forks import FORKS
 
 MOMENT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 DAY = Window.of_day(date(2026, 1, 31))
@@ -286,9 +286,8 @@ def test_a_claim_without_expectation_goes_on_until_it_wins(events: RawLog, monke
 
 
 def test_claims_of_many_processes_each_get_a_place_and_none_is_lost(store_settings: StoreSettings, store: ObjectStore) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(RACERS)
-    racers = [context.Process(target=claim_some, args=(store_settings, barrier, racer)) for racer in range(RACERS)]
+    barrier = FORKS.Barrier(RACERS)
+    racers = [FORKS.Process(target=claim_some, args=(store_settings, barrier, racer)) for racer in range(RACERS)]
     for process in racers:
         process.start()
     for process in racers:

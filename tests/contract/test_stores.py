@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from lakehouse.errors import ConfigurationError, WrongUse
 from lakehouse.settings import StoreSettings
 from lakehouse.stores import ObjectStore, open_store
+from tests.crash.forks import FORKS
 
 ODD_NAMES = ["%41", "100%/é", "a", "a b#1?", "a-b/x", "a.b", "ab", "day=2026-01-31/𝄞.parquet", "ü+&=;", "\uffee"]
 RACES = 6
@@ -23,7 +24,7 @@ def paths(store: ObjectStore, prefix: str = "", after: str | None = None) -> lis
     return [info.path for info in store.list(prefix, after)]
 
 
-def create_each(settings: StoreSettings, barrier: Barrier, racer: int, queue: multiprocessing.Queue[tuple[int, int]]) -> None:
+def create_each(settings: StoreSettings, barrier: Barrier, racer: int, queue: Queue[tuple[int, int]]) -> None:
     """In a process of its own: try to create each path at the same moment as the others."""
     store = open_store(settings)
     for race in range(RACES):
@@ -67,9 +68,8 @@ def test_of_many_threads_one_creates(store: ObjectStore) -> None:
 
 
 def test_of_many_processes_one_creates(store: ObjectStore, store_settings: StoreSettings) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier, queue = context.Barrier(RACERS), context.Queue()
-    racers = [context.Process(target=create_each, args=(store_settings, barrier, n, queue)) for n in range(RACERS)]
+    barrier, queue = FORKS.Barrier(RACERS), FORKS.Queue()
+    racers = [FORKS.Process(target=create_each, args=(store_settings, barrier, n, queue)) for n in range(RACERS)]
     for racer in racers:
         racer.start()
     winners: dict[int, list[int]] = {}

@@ -14,7 +14,7 @@ from lakehouse.settings import Settings, StoreSettings
 from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket, days
 from tests.cluster import cluster, connect_server
-from tests.lakes import Lake, catch_up, make_lake, process, processes_done
+from tests.lakes import Lake, catch_up, fresh_process, make_lake, processes_done
 from tests.rawlogs import HandLog, Row, day, day_window
 
 USERS = Table("users", "upsert", ("id",), cursor="at", event_time="at", partition=bucket("id", 3))
@@ -86,7 +86,7 @@ def test_two_engines_that_apply_at_the_same_moment_apply_every_entry_once(lake: 
     spark = on(lake, engine="spark").settings
     barrier = multiprocessing.get_context("spawn").Barrier(2)
     entries = [log.entries[:upto] for upto in range(1, 9)]
-    busy = [process(catch_up, settings, log.table, entries, log.folder, barrier) for settings in (lake.settings, spark)]
+    busy = [fresh_process(catch_up, settings, log.table, entries, log.folder, barrier) for settings in (lake.settings, spark)]
     processes_done(busy, timeout=500)
     lake.check(log, expected(8))
     sequences = [version.marker.sequence for version in lake.tables.history("shop", USERS)]
@@ -131,7 +131,7 @@ def test_a_cluster_whose_worker_dies_in_the_middle_of_a_fold_folds_exactly(lake:
     upserts(log, 1, 3)
     with cluster(2) as workers:
         settings = on(lake, engine="spark", spark=lake.settings.spark.model_copy(update=cluster_settings(workers.url))).settings
-        applying = process(catch_up, settings, log.table, [log.entries], log.folder)
+        applying = fresh_process(catch_up, settings, log.table, [log.entries], log.folder)
         doomed = workers.processes[1]
         assert poll(lambda: workers.works(doomed), seconds=120), "no executor had anything to do"
         os.killpg(doomed.pid, signal.SIGKILL)
@@ -151,7 +151,7 @@ def test_a_driver_that_dies_leaves_nothing_that_the_next_run_does_not_mend(lake:
     upserts(log, 1, 3)
     lake.apply(log, 1)
     settings = on(lake, engine="spark").settings
-    applying = process(killed_before_commit, settings, log)
+    applying = fresh_process(killed_before_commit, settings, log)
     applying.join(300)
     assert applying.exitcode == -signal.SIGKILL
     lake.check(log, expected(1), sequence=1)
@@ -177,5 +177,5 @@ def test_spark_connect_folds_as_a_session_of_its_own_does(lake: Lake) -> None:
     with connect_server(lake.settings, free_port()) as address:
         remote = lake.settings.spark.model_copy(update={"remote": address})
         settings = on(lake, engine="spark", spark=remote).settings
-        processes_done([process(catch_up, settings, log.table, [log.entries[:1], log.entries], log.folder)], timeout=300)
+        processes_done([fresh_process(catch_up, settings, log.table, [log.entries[:1], log.entries], log.folder)], timeout=300)
     lake.check(log, expected(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from lakehouse.errors import CommitConflict, StoreUnavailable
 from lakehouse.spec import Table
 from lakehouse.spec.partitioning import bucket, days
+from tests.crash.forks import FORKS
 from tests.lakes import Lake, catch_up, lake_fixture, look_after, process, processes_done  # noqa: F401
 from tests.rawlogs import SOURCE, HandLog, Row, day, day_window
 
@@ -31,7 +31,7 @@ def upserts(lake: Lake, entries: int) -> tuple[HandLog, list[Row]]:
 
 def test_two_processes_that_apply_the_same_entries_at_once_apply_them_once(lake: Lake) -> None:
     log, expected = upserts(lake, 6)
-    barrier = multiprocessing.get_context("spawn").Barrier(2)
+    barrier = FORKS.Barrier(2)
     whole = [log.entries]
     processes_done([process(catch_up, lake.settings, log.table, whole, log.folder, barrier) for _ in range(2)])
     lake.check(log, expected)
@@ -40,7 +40,7 @@ def test_two_processes_that_apply_the_same_entries_at_once_apply_them_once(lake:
 
 def test_processes_that_apply_different_prefixes_leave_every_entry_in_once(lake: Lake) -> None:
     log, expected = upserts(lake, 9)
-    barrier = multiprocessing.get_context("spawn").Barrier(3)
+    barrier = FORKS.Barrier(3)
     steps = [(1, 3, 6, 9), (2, 4, 7, 9), (9,)]
     busy = [
         process(catch_up, lake.settings, log.table, [log.entries[:upto] for upto in upto_each], log.folder, barrier)
@@ -59,7 +59,7 @@ def test_processes_that_meet_on_a_table_of_days_apply_each_day_once(lake: Lake) 
         rows = [{"id": number * 10 + i, "at": day(number), "n": i} for i in range(3)]
         expected += rows
         log.write("replace", rows, window=day_window(number))
-    barrier = multiprocessing.get_context("spawn").Barrier(2)
+    barrier = FORKS.Barrier(2)
     prefixes = [log.entries[:upto] for upto in range(1, 7)]
     processes_done([process(catch_up, lake.settings, log.table, prefixes, log.folder, barrier) for _ in range(2)])
     lake.check(log, expected)
@@ -70,7 +70,7 @@ def test_processes_that_meet_on_a_table_of_days_apply_each_day_once(lake: Lake) 
 
 def test_appliers_and_maintenance_at_once_lose_and_double_nothing(lake: Lake, tmp_path: Path) -> None:
     log, expected = upserts(lake, 6)
-    barrier, done = multiprocessing.get_context("spawn").Barrier(3), tmp_path / "rounds"
+    barrier, done = FORKS.Barrier(3), tmp_path / "rounds"
     prefixes = [log.entries[:upto] for upto in range(1, 7)]
     busy = [
         process(catch_up, lake.settings, log.table, prefixes, log.folder, barrier),

@@ -13,5 +13,7 @@ FORKS.set_forkserver_preload(
         "lakehouse.tables.iceberg.tables",
         "lakehouse.warehouse.clickhouse",
         "psycopg2",
+        "pytest",
+        "tests.lakes",
     ]
 )

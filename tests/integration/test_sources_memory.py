@@ -15,7 +15,7 @@ from lakehouse import Column, Source, Table
 from lakehouse.raw.writer import empty_digest, write_files
 from lakehouse.sources import open_source
 from lakehouse.spec.declaration import Kind
-from tests.lakes import process, processes_done
+from tests.lakes import fresh_process, processes_done
 
 THINGS = Table("things", "snapshot", ("id",))
 DOCUMENTS = Table("things", "snapshot", ("id",), columns=(Column("id", "int32", path="_id"), Column("big", "binary")))
@@ -42,7 +42,7 @@ def peak(tmp_path: Path) -> Peak:
     """The most MiB that a process of its own holds which reads a table."""
 
     def measured(kind: Kind, url: str, table: Table, rows: int) -> int:
-        working = process(land, kind, url, table, rows, tmp_path)
+        working = fresh_process(land, kind, url, table, rows, tmp_path)
         processes_done([working])
         return int((tmp_path / "peak").read_text()) // 1024
 

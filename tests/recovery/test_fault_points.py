@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.matrix import LATER, ONE_OF_EACH_FORMAT, WORN, Case, Matrix, both_formats, chosen, run_cases
+from tests.crash.matrix import FRESH, LATER, ONE_OF_EACH_FORMAT, WORN, Case, Matrix, both_formats, chosen, run_cases
 from tests.shop import Shop
 from tests.unit.test_faults import points_in_the_code
 
@@ -20,6 +20,10 @@ AT_A_SOFT_DELETE = {"warehouse.view"}
 """Points of tables that hide rows; `test_soft_deletes_killed.py` comes by them."""
 AT_A_RESTORE = {"restore.catalog", "restore.dagster"}
 """Points on no table's way: all tables come back at once, into an empty place; `test_backup.py` comes by them."""
+
+
+BEGUN = (*ONE_OF_EACH_FORMAT, "clicks.clicks")
+"""Tables that are taken when nothing is there of them, too: of each format and of each kind of source one."""
 
 
 @pytest.fixture
@@ -35,7 +39,8 @@ def matrix(shop: Shop, tmp_path: Path) -> Iterator[Matrix]:
 
 @pytest.mark.timeout(1200)
 def test_after_a_fault_at_any_point_the_next_run_loses_and_doubles_nothing(matrix: Matrix) -> None:
-    cases = [case for row in matrix.rows() for case in matrix.cases(row)]
+    rows = [row for row in matrix.rows() if row.state != FRESH or row.table in BEGUN]
+    cases = [case for row in rows for case in matrix.cases(row)]
     passed = {case.passed.point for case in cases}
     assert passed | AT_A_RUN | AT_A_SOFT_DELETE | AT_A_RESTORE == points_in_the_code()
     run_cases(matrix, chosen(cases, SEED), print)

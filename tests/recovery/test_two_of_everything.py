@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +12,7 @@ from lakehouse.pipeline.extract import extract_source
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.windows import DayRange
 from lakehouse.settings import Settings
+from tests.crash.forks import FORKS
 from tests.lakes import process, processes_done
 from tests.shop import FIRST, SHOP, Shop, assert_equal, day
 
@@ -36,7 +36,7 @@ def test_two_runs_and_two_backfills_that_overlap_leave_every_row_once(shop: Shop
     shop.deployment = Deployment(shop.deployment.settings, (SHOP,))
     shop.run()
     before = {name: report.copies[0].rows for name, report in shop.verify().items()}
-    barrier = multiprocessing.get_context("spawn").Barrier(5)
+    barrier = FORKS.Barrier(5)
     asked = [None, None, DayRange(day(1), day(2)), DayRange(day(2), day(3))]
     busy = [process(take_often, shop.deployment.settings, barrier, days) for days in asked]
     barrier.wait(120)

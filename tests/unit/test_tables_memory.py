@@ -17,7 +17,7 @@ from lakehouse.spec.partitioning import bucket, unpartitioned
 from lakehouse.spec.types import arrow_field
 from lakehouse.stores import open_store
 from lakehouse.tables import open_tables
-from tests.lakes import Lake, folder_lake_fixture, process  # noqa: F401
+from tests.lakes import Lake, folder_lake_fixture, fresh_process  # noqa: F401
 from tests.rawlogs import SOURCE, HandLog
 
 FIELDS = {"id": "int64", "at": "timestamp", "text": "string"}
@@ -61,7 +61,7 @@ def test_a_fold_larger_than_its_memory_spills(folder_lake: Lake, tmp_path: Path,
     table = Table("texts", "upsert", ("id",), cursor="at", event_time="at", partition=partition)
     log = large_log(lake, table)
     settings = lake.settings.model_copy(update={"memory_limit_mb": LIMIT})
-    working = process(apply_and_measure, settings, table, log.entries, log.folder, tmp_path / "peak")
+    working = fresh_process(apply_and_measure, settings, table, log.entries, log.folder, tmp_path / "peak")
     working.join(300)
     assert working.exitcode == 0
     assert lake.marker(table).rows == ROWS
