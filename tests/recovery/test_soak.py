@@ -9,7 +9,7 @@ import pytest
 from tests.crash.soak import UNTIL, Soak
 from tests.deployments import SMALL, demo_project
 
-KILLS = 40
+KILLS = 25
 SEED = 11
 
 
