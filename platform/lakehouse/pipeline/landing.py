@@ -464,6 +464,10 @@ class Looking(Landing):
         """That is new."""
         raise SomethingNew
 
+    def relations(self, window: Window | None, *rules: Rule) -> Held | None:
+        """Only what decides which rows pass: what else there is to tell of them is for who lands them."""
+        return super().relations(window, *(rule for rule in rules if rule == "references"))
+
     def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, folder: str = "") -> Written:
         """Refuse: there is something to write."""
         raise SomethingNew

@@ -101,18 +101,25 @@ class OtherRows:
             self.connection.execute("create or replace temp table known_keys as from source_keys")
         self.connection.execute(f"delete from {held} where not exists (select 1 from known_keys k where {match})")
 
-    def load_own(self, into: str, columns: Sequence[str], entries: Sequence[LogEntry]) -> None:
-        """Make the table `into` of columns of the table's rows, unless it is there; empty for a `snapshot`: all are replaced."""
-        if into in self._loaded:
-            return
-        entries = [] if self._table.mode == "snapshot" else entries
+    def begin(self, into: str, columns: Sequence[str], entries: Sequence[LogEntry]) -> None:
+        """Make the table `into`, empty, of columns of the table: of a type that holds what the source has and what was landed."""
         landed = landed_types(entries)
         now = {name: declared_type(self._schema.field(name)) for name in columns}
         both = pa.schema([(name, arrow_type(wider_type(landed.get(name, type_), type_) or type_)) for name, type_ in now.items()])
         typed = zip(columns, duckdb_types(self.connection, both), strict=True)
-        chosen = ", ".join(f"{quoted(name)}::{type_} as {quoted(name)}" for name, type_ in typed)
-        with held_rows(self._deployment, self._source, self._table, columns, entries, self.connection) as rows:
-            self.connection.execute(f"create or replace temp table {into} as select {chosen} from {rows}")
+        self.connection.execute(
+            f"create or replace temp table {into} ({', '.join(f'{quoted(n)} {type_}' for n, type_ in typed)})"
+        )
+
+    def load_own(self, into: str, columns: Sequence[str], entries: Sequence[LogEntry]) -> None:
+        """Make the table `into` of columns of the table's rows, unless it is there; empty for a `snapshot`: all are replaced."""
+        if into in self._loaded:
+            return
+        self.begin(into, columns, entries)
+        if self._table.mode != "snapshot":
+            chosen = ", ".join(map(quoted, columns))
+            with held_rows(self._deployment, self._source, self._table, columns, entries, self.connection) as rows:
+                self.connection.execute(f"insert into {into} select {chosen} from {rows}")
         self._loaded.add(into)
 
     def _load_target(self, expected: Expect, into: str) -> None:
@@ -159,8 +166,7 @@ class Held:
 
     def passing(self, batches: Iterable[pa.RecordBatch], leave_out: LeaveOut) -> Iterator[pa.RecordBatch]:
         for number, expected in self._unique:
-            self._others.load_own(f"held_{number}", self._columns(expected), self._entries)
-            self._others.connection.execute(f"create or replace temp table reading_{number} as from held_{number} limit 0")
+            self._others.begin(f"reading_{number}", self._columns(expected), self._entries)
         for whole in batches:
             batch = whole
             for number, expected in self._references:
@@ -197,6 +203,7 @@ class Held:
         """Note the rows of the reading whose values another row has; then take them over, for the next window of this landing."""
         connection, table = self._others.connection, self._table
         held, reading = f"held_{number}", f"reading_{number}"
+        self._others.load_own(held, self._columns(expected), self._entries)
         columns, key = (", ".join(map(quoted, names)) for names in (expected.columns, table.key))
         if table.mode == "append" and table.event_time is not None and self._window is not None:
             connection.execute(f"delete from {held} where {window_sql(table.event_time, self._window)}")
