@@ -19,24 +19,22 @@ import pyspark
 
 from lakehouse.services.processes import poll
 from lakehouse.settings import Settings
-from lakehouse.tables.spark.jars import default_folder, find_jars
-from lakehouse.tables.spark.session import configuration
 
 HOME = Path(pyspark.__file__).parent
 LOOPBACK = "127.0.0.1"
 PATIENCE = 120
+CONNECT = Path(__file__).resolve().parent.parent / "deploy" / "compose" / "connect.sh"
 
 
 def spark_class(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A Java process of Spark's, that writes to a log; it ends with its process group."""
-    variables = {**os.environ, "SPARK_HOME": str(HOME), "SPARK_LOCAL_IP": LOOPBACK, "PYSPARK_PYTHON": sys.executable}
     with log.open("wb") as stream:
         return subprocess.Popen(
             [str(HOME / "bin" / "spark-class"), *arguments],
             stdout=stream,
             stderr=stream,
             stdin=subprocess.DEVNULL,
-            env=variables,
+            env=_spark_environment(),
             start_new_session=True,
         )
 
@@ -122,18 +120,36 @@ def cluster(workers: int = 2) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _spark_environment() -> dict[str, str]:
+    return {**os.environ, "SPARK_HOME": str(HOME), "SPARK_LOCAL_IP": LOOPBACK, "PYSPARK_PYTHON": sys.executable}
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    """A deployment's settings as far as Spark needs them, as a container has them."""
+    store = settings.store
+    told = {"STORE__URL": store.url, "STORE__ENDPOINT": store.endpoint or "", "STORE__REGION": store.region}
+    keys = {"STORE__ACCESS_KEY": store.access_key, "STORE__SECRET_KEY": store.secret_key}
+    told |= {name: key.get_secret_value() for name, key in keys.items() if key}
+    told |= {"CATALOG__URL": settings.catalog.url.get_secret_value(), "HOME": str(settings.home), "PROFILE": "external"}
+    return {f"LAKEHOUSE_{name}": value for name, value in told.items() if value}
+
+
 @contextmanager
 def connect_server(settings: Settings, port: int) -> Iterator[str]:
-    """A Connect server with the configuration that a deployment asks of one; its address."""
+    """A Connect server as the composed deployment starts it; its address."""
     folder = Path(tempfile.mkdtemp(prefix="lakehouse-connect-"))
-    told = {line.key: line.value for line in configuration(settings) if line.static}
-    told |= {"spark.connect.grpc.binding.port": str(port), "spark.connect.grpc.binding.address": LOOPBACK}
-    told |= {"spark.jars": ",".join(map(str, find_jars(default_folder()))), "spark.master": "local[2]"}
-    told["spark.driver.extraJavaOptions"] = ""
-    options = [part for key, value in told.items() for part in ("--conf", f"{key}={value}")]
     log = folder / "connect.log"
-    main = ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
-    server = spark_class(log, "org.apache.spark.deploy.SparkSubmit", *options, *main)
+    own = {"CONNECT_PORT": str(port), "CONNECT_ADDRESS": LOOPBACK, "DRIVER_HOST": LOOPBACK, "EVENTS": str(folder)}
+    path = os.pathsep.join([str(HOME / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    with log.open("wb") as stream:
+        server = subprocess.Popen(
+            ["sh", str(CONNECT), "local[2]"],
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+            env={**_spark_environment(), **_variables(settings), **own, "PATH": path},
+            start_new_session=True,
+        )
     try:
         said(log, "Spark Connect server started", server)
         yield f"sc://{LOOPBACK}:{port}"

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyspark
 import pytest
 import yaml
 
@@ -17,6 +19,7 @@ from lakehouse.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_SHOT = {"bucket"}
+SCRIPT = ROOT / "deploy/compose/connect.sh"
 SECRETS = ("POSTGRES_PASSWORD", "MONGO_PASSWORD", "MINIO_PASSWORD", "CLICKHOUSE_PASSWORD", "PRIVACY_KEY")
 
 
@@ -31,7 +34,8 @@ def environments(compose: dict[str, Any]) -> dict[str, str]:
 
 
 def filled(text: str) -> str:
-    return re.sub(r"\$\{(\w+):\?[^}]*\}", r"secret-\1", text)
+    """What a variable becomes where only the passwords are given."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", re.sub(r"\$\{(\w+):\?[^}]*\}", r"secret-\1", text))
 
 
 def test_the_settings_that_compose_passes_lead_to_its_own_servers(
@@ -83,10 +87,12 @@ def test_every_server_has_a_health_check_and_every_volume_a_name(compose: dict[s
 def test_what_compose_builds_and_mounts_is_in_the_repository(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         build = service.get("build")
+        assert "mem_limit" in service or "build" not in service, "what we build has a limit"
         if isinstance(build, str):
             assert (ROOT / build / "Dockerfile").is_file()
         elif build:
-            assert (ROOT / build["dockerfile"]).is_file()
+            stages = re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / build["dockerfile"]).read_text(), re.MULTILINE)
+            assert filled(build["target"]) in stages
         for volume in service.get("volumes", []):
             if volume.startswith("./"):
                 assert (ROOT / volume.split(":")[0]).is_file()
@@ -114,3 +120,31 @@ def _client() -> list[str] | None:
         if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
             return command
     return None
+
+
+def test_each_profile_is_told_of_and_what_a_server_waits_for_is_there_without_it(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    profiles = {name: set(service.get("profiles", [])) for name, service in services.items()}
+    example = (ROOT / "deploy/compose/env.example").read_text()
+    assert set().union(*profiles.values()) == set(re.findall(r"^#?COMPOSE_PROFILES=(.*)$", example, re.MULTILINE)[-1].split(","))
+    for name, service in services.items():
+        for other, wanted in service.get("depends_on", {}).items():
+            assert other in services, name
+            assert profiles[other] <= profiles[name] or wanted.get("required") is False, f"{name} waits for {other}"
+
+
+def test_the_spark_servers_are_started_by_classes_that_are_in_spark_and_meet_under_their_names(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    jars = [*(Path(pyspark.__file__).parent / "jars").glob("spark-c*.jar")]
+    classes = {name for jar in jars for name in zipfile.ZipFile(jar).namelist()}
+    commands = {name: service["command"] for name, service in services.items() if name.startswith("spark-")}
+    for command in commands.values():
+        main = re.findall(r"org\.apache\.spark[\w.]+\.[A-Z]\w+", " ".join(command) + SCRIPT.read_text() * (command[0] == "sh"))
+        assert main
+        for name in main:
+            assert f"{name.replace('.', '/')}.class" in classes, name
+    master = commands["spark-master"]
+    address = f"spark://{master[master.index('--host') + 1]}:{master[master.index('--port') + 1]}"
+    assert address in commands["spark-worker"]
+    assert address in commands["spark-connect"]
+    assert "sc://spark-connect:15002" in (ROOT / "deploy/compose/env.example").read_text()

@@ -39,11 +39,21 @@ def jars() -> None:
 
 
 @spark.command()
-def conf() -> None:
+@click.option(
+    "--server",
+    is_flag=True,
+    help="Print the properties file of a Connect server; the store's keys are in it.",
+)
+def conf(server: bool) -> None:
     """Show Spark's configuration, each line with its reason; secrets are left out."""
-    from lakehouse.tables.spark.session import configuration
+    from lakehouse.tables.spark.session import configuration, server_properties
 
     settings = current_settings()
+    if server:
+        for key, value in server_properties(settings).items():
+            escaped = value.replace("\\", "\\\\")
+            click.echo(f"{key} {escaped}")
+        return
     rows = [(line.key, "***" if line.is_secret else line.value, line.reason) for line in configuration(settings)]
     own = [(key, value, "LAKEHOUSE_SPARK__CONF") for key, value in settings.spark.conf.items()]
     print_table(("key", "value", "reason"), rows + own)

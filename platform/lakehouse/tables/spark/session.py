@@ -134,6 +134,16 @@ def _store(settings: Settings) -> Iterator[Line]:
         yield Line(f"{s3a}.aws.credentials.provider", provider, "no other key is looked for", True)
 
 
+def server_properties(settings: Settings) -> dict[str, str]:
+    """What a Connect server is started with: the lines that a session cannot bring, and the jars. The store's keys are in it.
+
+    How it logs is its own matter. Raises ConfigurationError when a jar is missing.
+    """
+    told = {line.key: line.value for line in configuration(settings) if line.static and line.key != OPTIONS}
+    told["spark.jars"] = ",".join(map(str, find_jars(settings.spark.jars or default_folder())))
+    return told | settings.spark.conf
+
+
 _lock = threading.Lock()
 
 
