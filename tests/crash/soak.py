@@ -14,6 +14,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from lakehouse.services.processes import poll
 from lakehouse.settings import MaintenanceSettings
 from tests.crash import workers
 from tests.crash.tally import Tally
@@ -34,6 +35,8 @@ SERVER_SHARE = 0.06
 RUN_SHARE = 0.08
 UNTIL = "2026-06-01"
 """The last day of the demo that is loaded: the ticks after it must not reach today."""
+PATIENCE = 240
+"""Seconds after the last kill in which each kind of worker has finished a round at last: a few kills can leave one none."""
 LONGEST = 0.5
 """Seconds between two kills, at most."""
 
@@ -71,6 +74,7 @@ class Soak:
                 self._kill_one()
                 if self.tally.kills // 50 > before // 50:
                     self._say(f"{self.tally.kills} of {kills} kills")
+            poll(lambda: not self._idle(), seconds=PATIENCE)
         finally:
             self._stop_all()
         self._settle()
@@ -136,11 +140,18 @@ class Soak:
         self.tally.problems += [f"{path.name}: {path.read_text()[-3000:]}" for path in sorted(self._notes.glob("*.broken"))]
         reads = self._notes / "reads"
         self.tally.rows_checked += sum(int(line) for line in reads.read_text().split()) if reads.exists() else 0
-        rounds = {path.stem: path.stat().st_size for path in sorted(self._notes.glob("*.rounds"))}
+        rounds = self._rounds()
         removed = self._notes / "removed"
         orphans = sum(map(int, removed.read_text().split())) if removed.exists() else 0
         expired = sum(map(int, (self._notes / "expired").read_text().split())) if (self._notes / "expired").exists() else 0
         self._say(f"finished rounds: {rounds}; orphans removed: {orphans}; versions expired: {expired}")
-        idle = sorted({*WORKERS, "watch"} - rounds.keys())
-        if idle:
+        if idle := self._idle():
             self.tally.problems.append(f"no round of {', '.join(idle)} ever finished: the soak shows nothing of them")
+
+    def _rounds(self) -> dict[str, int]:
+        """How many rounds each kind of worker finished."""
+        return {path.stem: path.stat().st_size for path in sorted(self._notes.glob("*.rounds"))}
+
+    def _idle(self) -> list[str]:
+        """The kinds of worker that have not finished a round yet."""
+        return sorted({*WORKERS, "watch"} - self._rounds().keys())

@@ -144,6 +144,7 @@ def test_a_column_that_changes_its_type_stops_its_table_alone_and_lands_nothing(
     with altered(demo, change, f"{back} using temperature::float8"):
         failed = demo.lakehouse("run", ends=1)
         assert "column 'temperature' changed its type" in failed.err
+        assert "declare on_change='quarantine'" in failed.err
         assert "found:   string in the source, float64 in what was landed before" in failed.err
         assert "Nothing was landed" in failed.err
     after = demo.sequences()

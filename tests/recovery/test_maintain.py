@@ -14,34 +14,14 @@ from lakehouse.pipeline import maintain, orphans
 from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.maintain import Maintained, maintain_table
 from lakehouse.pipeline.statistics import mark_built, stale_statistics
-from lakehouse.settings import MaintenanceSettings, StoreSettings
 from lakehouse.spec import Marker
-from lakehouse.tables.delta import tables as delta_tables
 from lakehouse.tables.engine import TableVersion
 from lakehouse.tables.lake import version_before
-from tests.crash.matrix import both_formats
 from tests.crash.passage import take
 from tests.shop import FIRST, Shop
 from tests.wear import wear
 
 TABLES = ("shop.orders", "shop_delta.orders")
-
-
-@pytest.fixture
-def old_shop(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """The shop in both formats on a store in a folder, where everything is older than any writer, and one version is kept."""
-    settings = shop.deployment.settings.model_copy(
-        update={
-            "store": StoreSettings(url=(tmp_path / "store").as_uri()),
-            "home": tmp_path / "home",
-            "maintenance": MaintenanceSettings(keep_days=0, keep_versions=1),
-        }
-    )
-    shop.deployment = both_formats(Deployment(settings, shop.deployment.sources))
-    for module in (maintain, orphans):
-        monkeypatch.setattr(module, "oldest_writer", lambda deployment: timedelta(microseconds=-1))
-    monkeypatch.setattr(delta_tables, "CHECKPOINT_EVERY", 3)
-    return shop
 
 
 def looked_after(shop: Shop, name: str, *, dry: bool = False) -> Maintained:

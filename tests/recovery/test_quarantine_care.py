@@ -8,41 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from lakehouse.pipeline import maintain, orphans
 from lakehouse.pipeline.apply import apply_table
 from lakehouse.pipeline.damage import diagnose
-from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.maintain import maintain_tables
 from lakehouse.pipeline.orphans import find_orphans, remove_orphans
 from lakehouse.pipeline.publish import publish_table
 from lakehouse.pipeline.repair import plan_repair, repair_table
 from lakehouse.pipeline.replay import quarantined
 from lakehouse.pipeline.rollback import rollback_table
-from lakehouse.settings import MaintenanceSettings, StoreSettings
 from lakehouse.spec import Source, Table
-from lakehouse.tables.delta import tables as delta_tables
-from tests.crash.matrix import both_formats
 from tests.crash.passage import take
 from tests.shop import FIRST, Shop
 
 TABLES = ("shop.orders", "shop_delta.orders")
-
-
-@pytest.fixture
-def old_shop(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """The shop in both formats on a store in a folder, where everything is older than any writer, and one version is kept."""
-    settings = shop.deployment.settings.model_copy(
-        update={
-            "store": StoreSettings(url=(tmp_path / "store").as_uri()),
-            "home": tmp_path / "home",
-            "maintenance": MaintenanceSettings(keep_days=0, keep_versions=1),
-        }
-    )
-    shop.deployment = both_formats(Deployment(settings, shop.deployment.sources))
-    for module in (maintain, orphans):
-        monkeypatch.setattr(module, "oldest_writer", lambda deployment: timedelta(microseconds=-1))
-    monkeypatch.setattr(delta_tables, "CHECKPOINT_EVERY", 3)
-    return shop
 
 
 def chosen(shop: Shop, name: str) -> tuple[Source, Table]:

@@ -89,7 +89,7 @@ def test_every_container_has_limits_probes_and_no_rights_that_it_does_not_need()
 
 
 def test_services_and_policies_choose_pods_that_there_are() -> None:
-    labels = [template["metadata"]["labels"] for template in pods().values()]
+    labels = [template["metadata"]["labels"] for template in pods().values()] + [{"spark-role": "executor"}]  # Spark's own
     for document in documents():
         if document["kind"] == "Service":
             assert document["spec"]["selector"] in labels, name_of(document)

@@ -32,8 +32,8 @@ def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry],
                 allowed=FOLLOWED,
                 remedy=f"Run `lakehouse rebuild {source}.{table.name}`: what was landed is folded anew as {found}, where every "
                 f"value is exactly that. Or change the column back to {known} in the source, let `relation` name a view that "
-                f"casts it, or declare the table under another name (relation={table.relation or table.name!r}). Nothing was "
-                "landed.",
+                f"casts it, or declare the table under another name (relation={table.relation or table.name!r})."
+                f"{_fitted_instead(table, field.name, known)} Nothing was landed.",
             )
     if table.on_change == "freeze" and (changes := "; ".join(column_changes(last_fields(entries), fields_of(schema)))):
         raise SchemaChanged(
@@ -43,6 +43,19 @@ def refuse_changed_types(source: str, table: Table, entries: Sequence[LogEntry],
             remedy="Change them back in the source; or accept the change: declare on_change='evolve' until a batch has come "
             "with it. Nothing was landed.",
         )
+
+
+def _fitted_instead(table: Table, column: str, known: str) -> str:
+    """What a declaration could do about the column, if it does not do so yet; empty where it could not."""
+    if table.on_change == "quarantine" or table.columns or column in fixed_columns(table):
+        return ""
+    return f" Or declare on_change='quarantine': the column stays {known}, and rows that are not exactly so go to the quarantine."
+
+
+def fixed_columns(table: Table) -> set[str]:
+    """The columns that identify a row or place it: their values are landed as the source has them or not at all."""
+    named = (*table.key, table.cursor, table.event_time, table.partition.column)
+    return {column for column in named if column is not None}
 
 
 def last_fields(entries: Sequence[LogEntry]) -> tuple[FieldSpec, ...]:

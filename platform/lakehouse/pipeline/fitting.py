@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.pipeline.column_types import landed_types
+from lakehouse.pipeline.column_types import fixed_columns, landed_types
 from lakehouse.rows.recast import castable, exact_values
 from lakehouse.spec import LogEntry, Table
 from lakehouse.spec.types import arrow_field, declared_type, field_doc
@@ -27,7 +27,7 @@ class Fitting:
     def __init__(self, table: Table, entries: Sequence[LogEntry]) -> None:
         """entries: of the table's log."""
         self._landed: Mapping[str, str] = landed_types(entries) if table.on_change == "quarantine" else {}
-        self._fixed = {*table.key, table.cursor, table.event_time, table.partition.column}
+        self._fixed = fixed_columns(table)
 
     def schema(self, schema: pa.Schema) -> pa.Schema:
         """The columns of the source as they are landed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time
 from typing import Any
 
@@ -181,11 +181,14 @@ def recorded(table: Table, rows: Callable[[], Mapping[str, QuarantinedRow]]) -> 
     """
     if not any(expected.otherwise == "quarantine" for expected in references(table)):
         return None
-    there = rows()
+    refused: dict[str, dict[str, QuarantinedRow]] = {}
+    for one, row in rows().items():
+        refused.setdefault(row.reason, {})[one] = row
+    keys = {reason: list(keys_of(found, table).values()) for reason, found in refused.items()}
 
     def known(batch: pa.RecordBatch, expected: Expect) -> pa.BooleanArray:
-        chosen = {one: row for one, row in there.items() if row.reason == reason_of(expected)}
-        return _are_among(batch, chosen, table)
+        reason = reason_of(expected)
+        return _are_among(batch, refused.get(reason, {}), keys.get(reason, []), table)
 
     return Recorded(known, table)
 
@@ -195,19 +198,19 @@ def reason_of(expected: Expect) -> str:
     return f"not so: {expected}"
 
 
-def _are_among(batch: pa.RecordBatch, rows: Mapping[str, QuarantinedRow], table: Table) -> pa.BooleanArray:
-    """True for each row of a batch, as it lands, that is in a quarantine; a row without a whole key is known by all of it."""
-    places = np.flatnonzero(_may_be_among(batch, list(keys_of(rows, table).values()), table)) if rows else ()
+def _are_among(batch: pa.RecordBatch, ids: Collection[str], keys: Sequence[Sequence[Any]], table: Table) -> pa.BooleanArray:
+    """True for each row of a batch, as it lands, that is one of `ids`; a row without a whole key is known by all of it."""
     there = np.zeros(batch.num_rows, bool)
-    for place in places:
+    for place in np.flatnonzero(_may_be_among(batch, keys, table)) if ids else ():
         one = batch.take(pa.array([place]))
         (key,) = one.select(list(table.key)).to_pylist()
         name = _digest(as_bytes(one)) if None in key.values() else row_id(key_text(key.values()))
-        there[place] = name in rows
+        there[place] = name in ids
     return pa.array(there)
 
 
 def _may_be_among(batch: pa.RecordBatch, keys: Sequence[Sequence[Any]], table: Table) -> np.ndarray:
+    """True for each row whose key may be one of `keys`, column by column, or is not whole."""
     chosen = np.ones(batch.num_rows, bool)
     for position, name in enumerate(table.key):
         column = batch.column(name)
@@ -225,16 +228,10 @@ def seen_among(
     if not known:
         yield from batches
         return
+    keys = list(known.values())
     for batch in batches:
-        rows = batch.select(list(table.key))
-        for position, name in enumerate(table.key):
-            values = _typed([key[position] for key in known.values()], rows.column(name).type)
-            if values is not None:
-                rows = rows.filter(pc.is_in(rows.column(name), values))
-        for row in rows.to_pylist():
-            one = row_id(key_text(row.values()))
-            if one in known:
-                seen.add(one)
+        rows = batch.select(list(table.key)).filter(pa.array(_may_be_among(batch, keys, table)))
+        seen.update(one for row in rows.to_pylist() if (one := row_id(key_text(row.values()))) in known)
         yield batch
 
 

@@ -147,7 +147,7 @@ class ClickHouseWarehouse:
         with self._lock(source, table) as lock:
             self._drop_leftovers(source, table)
             identity = self._identity(work.name)
-            found = self._marked(self._views.rows_of(source, table))
+            found = self._ours(self._views.rows_of(source, table))
             if (found.version, found.marker) != (than.version, than.marker) if found and than else bool(found) != bool(than):
                 raise _moved(work)
             self._copy_whole(work, identity, scan, lock, kept=f"{KEPT}{work.name}__{uuid.uuid4().hex[:12]}")
@@ -327,7 +327,7 @@ class ClickHouseWarehouse:
         if identity is None:
             self._client.run(f"RENAME TABLE {new} TO {name}", work.tried, point="warehouse.rename")
             return
-        if self._marked(work.name) is not None:
+        if self._ours(work.name) is not None:
             self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried, point="warehouse.exchange")
             self._drop(work.next)
             return
@@ -348,7 +348,7 @@ class ClickHouseWarehouse:
         rows = self._client.rows(sql, f"looking at {self._database}.{name} in the warehouse")
         return str(rows[0][0]) if rows else None
 
-    def _marked(self, name: str) -> Published | None:
+    def _ours(self, name: str) -> Published | None:
         """What is published under a name; None when there is nothing, or nothing of ours."""
         if "sequence" not in (written_in(self._comment(name)) or {}):
             return None
