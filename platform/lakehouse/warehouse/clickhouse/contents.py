@@ -30,24 +30,26 @@ def partition_contents(client: ClickHouseClient, database: str, name: str) -> di
     Columns and engine are in the hash too: a default that was altered shows in old parts without changing them.
     None while a mutation has not ended, or where patch parts lie over the others.
     """
-    tried = f"looking at the parts of {database}.{name} in the warehouse"
     where = f"database = {literal(database)} AND table = {literal(name)}"
-    columns = client.rows(
-        f"SELECT name, type, default_kind, default_expression FROM system.columns WHERE {where} ORDER BY position", tried
+    told = client.rows(
+        "SELECT 'column' AS kind, name, type, default_kind, default_expression, toUInt64(position) AS place "
+        f"FROM system.columns WHERE {where} "
+        "UNION ALL SELECT 'engine', engine_full, '', '', '', 0 FROM system.tables "
+        f"WHERE database = {literal(database)} AND name = {literal(name)} "
+        f"UNION ALL SELECT 'mutation', mutation_id, '', '', '', 0 FROM system.mutations WHERE {where} AND NOT is_done "
+        "UNION ALL SELECT 'part', partition_id, hash_of_all_files, '', '', rows FROM system.parts "
+        f"WHERE active AND {where}",
+        f"looking at the parts of {database}.{name} in the warehouse",
     )
-    engine = client.rows(
-        f"SELECT engine_full FROM system.tables WHERE database = {literal(database)} AND name = {literal(name)}", tried
-    )
-    under_way = client.rows(f"SELECT count() FROM system.mutations WHERE {where} AND NOT is_done", tried)
-    parts = client.rows(
-        f"SELECT partition_id, rows, hash_of_all_files FROM system.parts WHERE active AND {where} ORDER BY ALL", tried
-    )
-    if under_way[0][0] or any(str(partition).startswith("patch-") or not sum_ for partition, _, sum_ in parts):
+    parts = sorted((str(partition), int(rows), str(sum_)) for kind, partition, sum_, *_, rows in told if kind == "part")
+    patched = any(partition.startswith("patch-") or not sum_ for partition, _, sum_ in parts)
+    if patched or any(kind == "mutation" for kind, *_ in told):
         return None
     found: dict[str, list[list[str]]] = {}
     for partition, rows, sum_ in parts:
-        found.setdefault(str(partition), []).append([str(rows), str(sum_)])
-    shape = [[str(value) for value in row] for row in (*columns, *engine)]
+        found.setdefault(partition, []).append([str(rows), sum_])
+    columns = [row for _, *row in sorted((place, *row) for kind, *row, place in told if kind == "column")]
+    shape = [[str(value) for value in row] for row in (*columns, *([row[1]] for row in told if row[0] == "engine"))]
     return {partition: _hash([shape, own]) for partition, own in found.items()}
 
 

@@ -10,38 +10,20 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
-from lakehouse.errors import TerminalError
 from lakehouse.spec import Table
 from lakehouse.spec.soft_delete import ALL_ROWS, WITH_DELETED, published_name, reading_without, stored_name
 from lakehouse.warehouse.clickhouse.client import ClickHouseClient
 from lakehouse.warehouse.clickhouse.layout import literal, quoted
 from lakehouse.warehouse.clickhouse.lock import HeldLock
-from lakehouse.warehouse.publisher import OUTDATED
+from lakehouse.warehouse.clickhouse.standing import Standing, foreign, look
+from lakehouse.warehouse.publisher import OUTDATED, Published
 
 NEXT = "__next__"
 """Begins the name of a table or view that is being built; declared names begin with a letter."""
 KEPT = "__kept__"
 """Begins the name under which a table that was not ours is kept when a repair takes its place."""
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What stands under a name. content: what we wrote into its comment; None where it is not ours."""
-
-    engine: str
-    content: dict[str, Any] | None
-
-    @property
-    def view(self) -> dict[str, str] | None:
-        """Of a view of ours, what it hides and the digest of its statement."""
-        return self.content.get("view") if self.content and self.engine == "View" else None
-
-    @property
-    def is_rows(self) -> bool:
-        return self.content is not None and "sequence" in self.content
 
 
 class Views:
@@ -51,20 +33,28 @@ class Views:
         self._client = client
         self._database = database
 
+    def look(self, source: str, table: Table) -> Mapping[str, Standing]:
+        """What stands under the table's names."""
+        return self._look(*_names(source, table))
+
+    def state(self, source: str, table: Table, found: Mapping[str, Standing]) -> Published | None:
+        """What is published, and what readers see of it; None where nothing is. TerminalError for a table that is not ours."""
+        plain, full = _names(source, table)
+        name = _rows_in(found, source, table)
+        if name not in found:
+            return None
+        published = found[name].published
+        if published is None:
+            raise foreign(self._database, name)
+        return replace(published, reading=ALL_ROWS if name == plain else self._reading(full, found.get(plain)))
+
     def rows_of(self, source: str, table: Table) -> str:
         """The name that holds all rows of a table today; where none does, the one that will."""
-        plain, full = _names(source, table)
-        found = self._look(plain, full)
-        if plain in found and found[plain].view is None:
-            return plain
-        return full if plain in found or full in found else stored_name(source, table)
+        return _rows_in(self.look(source, table), source, table)
 
-    def reading(self, source: str, table: Table, rows: str) -> str:
-        """What readers see, where the table `rows` holds the rows."""
-        plain, full = _names(source, table)
-        if rows == plain:
-            return ALL_ROWS
-        view = self._view(plain)
+    def _reading(self, full: str, here: Standing | None) -> str:
+        """What readers see through what stands under the table's name, where the table `full` holds the rows."""
+        view = here.view if here else None
         if view is None or view["statement"] != _digest(self._statement(full, view["hides"])):
             return OUTDATED
         return reading_without(view["hides"])
@@ -73,45 +63,49 @@ class Views:
         """When the column marks a row, as an expression; None where there is no such column, or no type that marks."""
         return _marks(column, self._columns(rows).get(column, ("", ""))[0])
 
-    def leftover(self, source: str, table: Table) -> str | None:
-        """All rows under their own name, where the table has them under its own: left by a move that did not end."""
-        plain, full = _names(source, table)
-        found = self._look(plain, full)
-        ours = full in found and (found[full].content or {}).get("of") == plain
-        return full if ours and plain in found and found[plain].is_rows else None
-
     def arrange(
-        self, source: str, table: Table, lock: HeldLock, *, types: Mapping[str, str] | None = None, keep: bool = False
-    ) -> None:
+        self,
+        source: str,
+        table: Table,
+        lock: HeldLock,
+        found: Mapping[str, Standing] | None = None,
+        *,
+        types: Mapping[str, str] | None = None,
+        keep: bool = False,
+    ) -> Mapping[str, Standing]:
         """Let readers see what the declaration says of the rows that are published; nothing happens where they do.
 
-        types: what columns become with the next exchange, so that the view holds their values before and after it. keep: whether
-        a table that is not ours gives way to the view, under a name that begins with `__kept__`. A failure leaves readers with
-        what they saw, and tables that the next publication removes.
+        found: what stands under the table's names, for who has just looked; returned is what stands there afterwards. types: what
+        columns become with the next exchange, so that the view holds their values before and after it. keep: whether a table that
+        is not ours gives way to the view, under a name that begins with `__kept__`. A failure leaves readers with what they saw,
+        and tables that the next publication removes.
         """
         tried = f"publishing {source}.{table.name} to the warehouse"
         plain, full = _names(source, table)
-        found = self._look(plain, full)
+        found = self._look(plain, full) if found is None else found
         here = found.get(plain)
-        if here is not None and here.view is None and not here.is_rows and not keep:
-            raise foreign(f"looking at {self._database}.{plain} in the warehouse")
+        if here is not None and here.view is None and not here.published and not keep:
+            raise foreign(self._database, plain)
         if table.hides is None:
-            if here is not None and here.view is not None and full in found:
-                self._show_all(plain, full, tried, lock)
-            return
-        if here is not None and here.is_rows and full not in found:
+            if here is None or here.view is None or full not in found:
+                return found
+            self._show_all(plain, full, tried, lock)
+            return self._look(plain, full)
+        if here is not None and here.published and full not in found:
             self._clone(plain, full, tried, of=plain)
             found = self._look(plain, full)
         if full not in found:
-            return
-        if (found[full].content or {}).get("of") != plain:
-            raise foreign(f"looking at {self._database}.{full} in the warehouse")
+            return found
+        if found[full].of != plain:
+            raise foreign(self._database, full)
         statement = self._statement(full, table.hides, types)
         if here is None or here.view is None or here.view.get("statement") != _digest(statement):
             self._show(plain, table.hides, statement, table.description, tried, lock, here)
+            return self._look(plain, full)
+        return found
 
     def _show(
-        self, plain: str, hides: str, statement: str, description: str, tried: str, lock: HeldLock, here: _Found | None
+        self, plain: str, hides: str, statement: str, description: str, tried: str, lock: HeldLock, here: Standing | None
     ) -> None:
         """Put the view in the place of what is there."""
         content = {"lakehouse": {"view": {"hides": hides, "statement": _digest(statement)}}, "description": description}
@@ -119,7 +113,7 @@ class Views:
         columns, _, query = statement.partition("\n")
         aside = plain
         if here is not None and here.view is None:
-            aside = f"{NEXT if here.is_rows else KEPT}{plain}__{uuid.uuid4().hex[:12]}"
+            aside = f"{NEXT if here.published else KEPT}{plain}__{uuid.uuid4().hex[:12]}"
         lock.check()
         create = "CREATE OR REPLACE VIEW" if here is not None and here.view is not None else "CREATE VIEW"
         # An empty place, or an older view, is taken in this one step; a table gives its place up in the next one.
@@ -182,34 +176,24 @@ class Views:
         )
         return {str(column): (str(type_), str(text)) for column, type_, text in rows}
 
-    def _view(self, name: str) -> dict[str, str] | None:
-        found = self._look(name).get(name)
-        return found.view if found else None
-
-    def _look(self, *names: str) -> dict[str, _Found]:
-        listed = ", ".join(map(literal, names))
-        rows = self._client.rows(
-            f"SELECT name, engine, comment FROM system.tables WHERE database = {literal(self._database)} AND name IN ({listed})",
-            f"looking at {self._database}.{names[0]} in the warehouse",
-        )
-        return {str(name): _Found(str(engine), written_in(str(comment))) for name, engine, comment in rows}
+    def _look(self, *names: str) -> Mapping[str, Standing]:
+        return look(self._client, self._database, *names)
 
     def _relation(self, name: str) -> str:
         return f"{quoted(self._database)}.{quoted(name)}"
 
 
-def written_in(comment: str) -> dict[str, Any] | None:
-    """What we wrote into the comment of a table or a view; None where we did not."""
-    try:
-        content = json.loads(comment)["lakehouse"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def _names(source: str, table: Table) -> tuple[str, str]:
     plain = published_name(source, table)
     return plain, f"{plain}{WITH_DELETED}"
+
+
+def _rows_in(found: Mapping[str, Standing], source: str, table: Table) -> str:
+    """The name that holds all rows; where none does, the one that will."""
+    plain, full = _names(source, table)
+    if plain in found and found[plain].view is None:
+        return plain
+    return full if plain in found or full in found else stored_name(source, table)
 
 
 def _marks(column: str, type_: str) -> str | None:
@@ -222,13 +206,3 @@ def _marks(column: str, type_: str) -> str | None:
 
 def _digest(statement: str) -> str:
     return hashlib.sha256(statement.encode()).hexdigest()[:16]
-
-
-def foreign(tried: str) -> TerminalError:
-    """The error of finding a table that is not ours where ours should be."""
-    return TerminalError(
-        tried,
-        value="a table of this name that the platform did not publish",
-        allowed="no table, or one that the platform published",
-        remedy="Rename or drop it, or set LAKEHOUSE_WAREHOUSE__DATABASE to another database.",
-    )

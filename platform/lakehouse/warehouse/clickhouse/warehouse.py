@@ -35,7 +35,8 @@ from lakehouse.warehouse.clickhouse.layout import (
 )
 from lakehouse.warehouse.clickhouse.lock import HeldLock, publisher_lock
 from lakehouse.warehouse.clickhouse.rows import from_clickhouse, insert_schema, readable, select_list, to_clickhouse
-from lakehouse.warehouse.clickhouse.views import KEPT, NEXT, Views, foreign, written_in
+from lakehouse.warehouse.clickhouse.standing import Standing, foreign, look, written_in
+from lakehouse.warehouse.clickhouse.views import KEPT, NEXT, Views
 from lakehouse.warehouse.publisher import Leftover, Published
 
 logger = logging.getLogger(__name__)
@@ -94,9 +95,7 @@ class ClickHouseWarehouse:
 
     def state(self, source: str, table: Table) -> Published | None:
         """The published table, or None. TerminalError for a table of that name that the platform did not publish."""
-        rows = self._views.rows_of(source, table)
-        found = self._found(rows)
-        return replace(found[0], reading=self._views.reading(source, table, rows)) if found else None
+        return self._views.state(source, table, self._views.look(source, table))
 
     def publish(
         self,
@@ -117,16 +116,19 @@ class ClickHouseWarehouse:
         """
         base = base or self.state(source, table)
         work = self._work(source, table, schema, marker, version)
-        self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
+        if base is None:
+            self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
         with self._lock(source, table) as lock:
             self._drop_leftovers(source, table)
-            _check_base(work, base, self.state(source, table))
-            self._views.arrange(source, table, lock, types={column.name: column.type for column in work.layout.columns})
-            current = self._current(work.name)
+            found = self._views.look(source, table)
+            _check_base(work, base, self._views.state(source, table, found))
+            types = {column.name: column.type for column in work.layout.columns}
+            found = self._views.arrange(source, table, lock, found, types=types)
+            current = self._current(work.name, found.get(work.name))
             if current is None or (current.published.version, current.published.marker) != (version, marker):
                 self._publish(work, current, partitions, scan, lock)
-                self._views.arrange(source, table, lock)
-            done = self.state(source, table)
+                found = self._views.arrange(source, table, lock)
+            done = self._views.state(source, table, found)
         assert done is not None
         return done
 
@@ -146,25 +148,22 @@ class ClickHouseWarehouse:
         self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}", work.tried, point="warehouse.database")
         with self._lock(source, table) as lock:
             self._drop_leftovers(source, table)
-            identity = self._identity(work.name)
-            found = self._ours(self._views.rows_of(source, table))
-            if (found.version, found.marker) != (than.version, than.marker) if found and than else bool(found) != bool(than):
+            rows = self._views.rows_of(source, table)
+            standing = look(self._client, self._database, work.name, rows)
+            identity = standing[work.name].uuid if work.name in standing else None
+            was = standing[rows].published if rows in standing else None
+            if (was.version, was.marker) != (than.version, than.marker) if was and than else bool(was) != bool(than):
                 raise _moved(work)
             self._copy_whole(work, identity, scan, lock, kept=f"{KEPT}{work.name}__{uuid.uuid4().hex[:12]}")
-            self._views.arrange(source, table, lock, keep=True)
+            found = self._views.arrange(source, table, lock, keep=True)
             self._drop_leftovers(source, table)
-            done = self.state(source, table)
+            done = self._views.state(source, table, found)
         assert done is not None
         return done
 
     def leftovers(self, source: str, table: Table) -> list[Leftover]:
         """See the seam; the age is by the server's clock."""
-        rows = self._client.rows(
-            "SELECT name, ifNull(total_bytes, 0), dateDiff('second', metadata_modification_time, now()) FROM system.tables "
-            f"WHERE {self._is_leftover(source, table)}",
-            f"looking for unfinished publications of {source}.{table.name}",
-        )
-        return [Leftover(f"{self._database}.{name}", int(size), timedelta(seconds=int(age))) for name, size, age in rows]
+        return [replace(found, name=f"{self._database}.{found.name}") for found in self._leftovers(source, table)]
 
     def drop_leftovers(self, source: str, table: Table) -> None:
         """See the seam."""
@@ -321,13 +320,14 @@ class ClickHouseWarehouse:
         kept: the name under which an old table without a marker of ours is kept; one with a marker is dropped.
         """
         lock.check()
-        if self._identity(work.name) != identity:
+        here = look(self._client, self._database, work.name).get(work.name)
+        if (here and here.uuid) != identity:
             raise _moved(work)
         name, new = self._relation(work.name), self._relation(work.next)
-        if identity is None:
+        if here is None:
             self._client.run(f"RENAME TABLE {new} TO {name}", work.tried, point="warehouse.rename")
             return
-        if self._ours(work.name) is not None:
+        if here.published is not None:
             self._client.run(f"EXCHANGE TABLES {name} AND {new}", work.tried, point="warehouse.exchange")
             self._drop(work.next)
             return
@@ -342,46 +342,18 @@ class ClickHouseWarehouse:
             f"publishing {source}.{table.name} to the warehouse",
         )  # fmt: skip
 
-    def _identity(self, name: str) -> str | None:
-        """The UUID of the table of that name, ours or not."""
-        sql = f"SELECT toString(uuid) FROM system.tables WHERE database = {literal(self._database)} AND name = {literal(name)}"
-        rows = self._client.rows(sql, f"looking at {self._database}.{name} in the warehouse")
-        return str(rows[0][0]) if rows else None
-
-    def _ours(self, name: str) -> Published | None:
-        """What is published under a name; None when there is nothing, or nothing of ours."""
-        if "sequence" not in (written_in(self._comment(name)) or {}):
+    def _current(self, name: str, here: Standing | None) -> _Current | None:
+        if here is None:
             return None
-        found = self._found(name)
-        return found[0] if found else None
-
-    def _found(self, name: str) -> tuple[Published, str, str] | None:
-        """What is published under a name, its UUID, and what was declared as its keys."""
-        tried = f"looking at {self._database}.{name} in the warehouse"
-        where = f"WHERE database = {literal(self._database)} AND"
-        found = self._client.rows(
-            f"SELECT comment, toString(uuid), total_rows, total_bytes FROM system.tables {where} name = {literal(name)}", tried
-        )
-        if not found:
-            return None
-        comment, uuid_, rows, size = found[0]
-        content = written_in(comment)
-        if content is None or "sequence" not in content:
-            raise foreign(tried)
-        marker = Marker(int(content["sequence"]), int(content["rows"]), str(content["checksum"]))
-        return Published(marker, int(content["version"]), int(rows or 0), int(size or 0)), uuid_, str(content["keys"])
-
-    def _current(self, name: str) -> _Current | None:
-        found = self._found(name)
-        if found is None:
-            return None
+        if here.published is None:
+            raise foreign(self._database, name)
         columns = self._client.rows(
             "SELECT name, type, comment, default_kind = 'MATERIALIZED' FROM system.columns "
             f"WHERE database = {literal(self._database)} AND table = {literal(name)} ORDER BY position",
             f"looking at {self._database}.{name} in the warehouse",
         )
         shown = tuple(ClickHouseColumn(name_, type_, text, bool(hidden)) for name_, type_, text, hidden in columns)
-        return _Current(*found, shown)
+        return _Current(here.published, here.uuid, here.keys, shown)
 
     def _comment(self, name: str) -> str:
         rows = self._client.rows(
@@ -399,24 +371,32 @@ class ClickHouseWarehouse:
         return {partition: int(count) for partition, count in rows}
 
     def _drop_leftovers(self, source: str, table: Table) -> None:
-        rows = self._client.rows(
-            f"SELECT name FROM system.tables WHERE {self._is_leftover(source, table)}",
-            f"looking for unfinished publications of {source}.{table.name}",
-        )
-        for (leftover,) in rows:
-            self._drop(leftover)
+        for leftover in self._leftovers(source, table):
+            self._drop(leftover.name)
 
-    def _is_leftover(self, source: str, table: Table) -> str:
-        """Tables that were being built; one that has the name of a kept table already has our marker still."""
+    def _leftovers(self, source: str, table: Table) -> list[Leftover]:
+        """Tables that were being built, and all rows under their own name where the table has them: left by a move.
+
+        One that has the name of a kept table already has our marker still.
+        """
+        plain = published_name(source, table)
+        full = f"{plain}{WITH_DELETED}"
 
         def named(prefix: str, name: str) -> str:
             return f"startsWith(name, {literal(f'{prefix}{name}__')}) AND length(name) = {len(prefix) + len(name) + 14}"
 
-        plain = published_name(source, table)
-        conditions = [f"name = {literal(moved)}" for moved in (self._views.leftover(source, table),) if moved]
-        for name in (plain, f"{plain}{WITH_DELETED}"):
+        conditions = [f"name IN ({literal(plain)}, {literal(full)})"]
+        for name in (plain, full):
             conditions += [named(NEXT, name), f"{named(KEPT, name)} AND JSONHas(comment, 'lakehouse')"]
-        return f"database = {literal(self._database)} AND ({' OR '.join(conditions)})"
+        rows = self._client.rows(
+            "SELECT name, comment, ifNull(total_bytes, 0), dateDiff('second', metadata_modification_time, now()) "
+            f"FROM system.tables WHERE database = {literal(self._database)} AND ({' OR '.join(conditions)})",
+            f"looking for unfinished publications of {source}.{table.name}",
+        )
+        content = {name: written_in(comment) or {} for name, comment, _, _ in rows}
+        moved = content.get(full, {}).get("of") == plain and "sequence" in content.get(plain, {})
+        own = {plain} if moved else {plain, full}
+        return [Leftover(name, int(size), timedelta(seconds=int(age))) for name, _, size, age in rows if name not in own]
 
     def _lock(self, source: str, table: Table) -> AbstractContextManager[HeldLock]:
         return publisher_lock(self._catalog, f"{self._client.address} {self._database}.{published_name(source, table)}")
