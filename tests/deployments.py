@@ -1,7 +1,8 @@
 """A deployment as its user has it: a folder of its own with the project in it, worked with by commands alone.
 
-The folder holds what a clone of this checkout would hold if everything were committed. Commands run as processes with the Python
-that runs the tests, and `PYTHONPATH` makes them import the package from the folder: installing 2 GB again would show nothing.
+The folder holds what a clone of this checkout would hold if everything were committed. Programs run with the Python that runs the
+tests, and `PYTHONPATH` makes them import the package from the folder: installing 2 GB again would show nothing. The command
+`lakehouse` is a process as well, forked from one that has made its imports.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lakehouse.services.processes import poll
+from tests.stem import Stem
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PROGRAMS = Path(sys.executable).parent
@@ -96,14 +99,22 @@ class Project:
             timeout=PATIENCE,
             check=False,
         )
-        finished = Finished(shlex.join(command), ended.returncode, ended.stdout, ended.stderr)
-        assert ends is None or finished.code == ends, f"{finished.command}: {finished.code}\n{finished.out}\n{finished.err}"
-        assert "Traceback (most recent call last)" not in finished.out + finished.err or ends is None, finished.err
-        return finished
+        return _checked(Finished(shlex.join(command), ended.returncode, ended.stdout, ended.stderr), ends)
 
     def lakehouse(self, *arguments: str, ends: int | None = 0, cwd: Path | None = None) -> Finished:
-        """Run the command `lakehouse`."""
-        return self.program(str(PROGRAMS / "lakehouse"), *arguments, ends=ends, cwd=cwd)
+        """Run the command `lakehouse`, as `program` would run it."""
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            command = stem().start(
+                arguments, cwd=cwd or self.folder, env=self.environment(), stdout=out.fileno(), stderr=err.fileno()
+            )
+            try:
+                code = command.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                command.kill()
+                raise
+            out.seek(0)
+            err.seek(0)
+            return _checked(Finished(shlex.join(["lakehouse", *arguments]), code, out.read(), err.read()), ends)
 
     def shell(self, script: str, ends: int | None = 0) -> Finished:
         """Run a line as a person types it."""
@@ -190,27 +201,35 @@ class Project:
         return found
 
 
+def _checked(finished: Finished, ends: int | None) -> Finished:
+    assert ends is None or finished.code == ends, f"{finished.command}: {finished.code}\n{finished.out}\n{finished.err}"
+    assert "Traceback (most recent call last)" not in finished.out + finished.err or ends is None, finished.err
+    return finished
+
+
+@cache
+def stem() -> Stem:
+    """What this process forks its commands from."""
+    return Stem()
+
+
 class Running:
     """The command `lakehouse` under way, in a process group of its own; its output is read line by line as it comes."""
 
     def __init__(self, project: Project, *arguments: str) -> None:
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [str(PROGRAMS / "lakehouse"), *arguments],
-            cwd=project.folder,
-            env={**project.environment(), "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        output, theirs = os.pipe()
+        try:
+            env = {**project.environment(), "PYTHONUNBUFFERED": "1"}
+            self.process = stem().start(arguments, cwd=project.folder, env=env, stdout=theirs, stderr=theirs)
+        finally:
+            os.close(theirs)
+        self._reader = threading.Thread(target=self._read, args=(output,), daemon=True)
         self._reader.start()
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        self.lines.extend(iter(self.process.stdout.readline, ""))
+    def _read(self, output: int) -> None:
+        with open(output) as stream:
+            self.lines.extend(iter(stream.readline, ""))
 
     def said(self, pattern: str) -> str | None:
         """The first line that holds the pattern."""
@@ -223,8 +242,7 @@ class Running:
 
     def kill(self) -> None:
         """End it as the system would, with everything that it started in its group."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.end()
 
     def end(self) -> int:
