@@ -27,7 +27,7 @@ from lakehouse.pipeline.verify_record import DaySeen, Parts, Record
 from lakehouse.pipeline.verify_source import SourceComparison, read_again_from
 from lakehouse.pipeline.windows import closed_days
 from lakehouse.rows.checksum import digests_checksum, total
-from lakehouse.rows.duck import connect_duckdb
+from lakehouse.rows.duck import borrowed_duckdb
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import LogEntry, RowChecksum, Source, Table, Window
 from lakehouse.spec.quarantine import QuarantinedRow
@@ -66,8 +66,8 @@ def read_raw_and_source(
     limit, spill = settings.memory_limit_mb, settings.home / "tmp"
     # Two databases: a result that one of them streams cannot be the input of another statement of the same one.
     with (
-        connect_duckdb(memory_limit_mb=limit, temp_directory=spill) as folded,
-        connect_duckdb(memory_limit_mb=limit, temp_directory=spill) as connection,
+        borrowed_duckdb(memory_limit_mb=limit, temp_directory=spill) as folded,
+        borrowed_duckdb(memory_limit_mb=limit, temp_directory=spill) as connection,
     ):
         key = settings.privacy_key.get_secret_value()
         relations = recorded(raw.table, lambda: Quarantine(deployment, source, raw.table).rows())

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse.rows.duck import connect_duckdb, quoted
+from lakehouse.rows.duck import borrowed_duckdb, connect_duckdb, quoted
 from lakehouse.settings import Settings
 from lakehouse.stores import ObjectStore
 from lakehouse.tables.datafiles import file_name
@@ -53,9 +53,11 @@ class EmbeddedEngine:
         limit = self._settings.memory_limit_mb
         tried = f"folding {task.source}.{task.table.name}"
         spill = folder / "spill"
+        # The function that names buckets would stay in a database that others work with afterwards.
+        connect = connect_duckdb if task.scheme.partitioning.transform == "bucket" else borrowed_duckdb
         with (
-            connect_duckdb(threads=self._settings.threads, memory_limit_mb=limit, temp_directory=spill) as connection,
-            connect_duckdb(threads=1, memory_limit_mb=max(limit // 4, 64), temp_directory=spill / "aside") as aside,
+            connect(threads=self._settings.threads, memory_limit_mb=limit, temp_directory=spill) as connection,
+            borrowed_duckdb(threads=1, memory_limit_mb=max(limit // 4, 64), temp_directory=spill / "aside") as aside,
             folding(tried, limit),
         ):
             return self._fold_with(connection, aside, task, batches, folder)

@@ -302,7 +302,7 @@ class Fold:
         where = f" where {is_touched(self.table, 'r')}" if narrowed else ""
         kept = pa.schema([("_partition", self.scheme.key_type), ("_day", pa.int64())])
         columns = f"partition {duck_type(declared_type(kept.field(0)))}, day bigint, digest ubigint, side tinyint"
-        self.aside.execute(f"create or replace table digests ({columns})")
+        self.aside.execute(f"create or replace temp table digests ({columns})")
         for files, side in ((old, -1), (new, 1)):
             rows = f"select {key} as _partition, {day} as _day, * from {all_rows(self.schema, files)} as r{where}"
             at_once = max(2048, min(65_536, DIGEST_BYTES // max(64, bytes_per_row(files))))
