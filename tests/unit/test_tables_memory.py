@@ -80,7 +80,7 @@ def test_too_little_memory_is_told_with_the_setting_to_raise(folder_lake: Lake, 
         connect_duckdb().execute("select i as id, now() as at, repeat('x', 100000) as text from range(500) r(i)").to_arrow_table()
     )
     log.write_table("upsert", rows.cast(schema))
-    monkeypatch.setattr(engine, "connect_duckdb", lambda **_: connect_duckdb(threads=1, memory_limit_mb=3))
+    monkeypatch.setattr(engine, "borrowed_duckdb", lambda **_: connect_duckdb(threads=1, memory_limit_mb=3))
     with pytest.raises(ConfigurationError, match="LAKEHOUSE_MEMORY_LIMIT_MB"):
         lake.apply(log)
     assert lake.tables.state(SOURCE, table) is None

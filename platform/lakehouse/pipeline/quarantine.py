@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lakehouse.pipeline.attempts import until_won
 from lakehouse.pipeline.deployment import Deployment
-from lakehouse.rows.duck import connect_duckdb
+from lakehouse.rows.duck import borrowed_duckdb
 from lakehouse.spec import LogEntry, Position, Source, Table
 from lakehouse.spec.batch import BatchKind
 from lakehouse.spec.quarantine import COLUMNS, QUARANTINED, QuarantinedRow, quarantine_of
@@ -36,6 +36,7 @@ class Quarantine:
     def __init__(self, deployment: Deployment, source: Source, table: Table) -> None:
         self.table = quarantine_of(table)
         self.log = deployment.log(source, self.table)
+        self._settings = deployment.settings
         self._rows: dict[str, QuarantinedRow] | None = None
         self._head = 0
 
@@ -113,7 +114,11 @@ class Quarantine:
         entries = self.log.entries()
         self._head, self._rows = (entries[-1].sequence if entries else 0), {}
         if entries:
-            with connect_duckdb(threads=1) as connection, self.log.current_rows(connection, SCHEMA, upto=self._head) as current:
+            limit, spill = self._settings.memory_limit_mb, self._settings.home / "tmp"
+            with (
+                borrowed_duckdb(threads=1, memory_limit_mb=limit, temp_directory=spill) as connection,
+                self.log.current_rows(connection, SCHEMA, upto=self._head) as current,
+            ):
                 found = connection.execute(f"from {current.relation}").to_arrow_table().cast(SCHEMA).to_pylist()
             self._rows = {row["row_id"]: QuarantinedRow(**row) for row in found}
 

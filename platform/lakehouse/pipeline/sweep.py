@@ -21,7 +21,7 @@ from lakehouse.pipeline.deployment import Deployment
 from lakehouse.pipeline.gate import keys_of, seen_among
 from lakehouse.pipeline.landing import Landing
 from lakehouse.raw import RawLog
-from lakehouse.rows.duck import connect_duckdb, incoming, quoted
+from lakehouse.rows.duck import borrowed_duckdb, incoming, quoted
 from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import Source, Table
 
@@ -115,7 +115,9 @@ def _missing_keys(landing: Landing, snapshot: SourceSnapshot, base: SweepBase, s
     seen, refused = set[str](), keys_of(landing.quarantine.rows(), landing.table) if landing.quarantine else {}
     source_keys = snapshot.keys(landing.table, None if landing.quarantine is None else lambda _: None)
     keys = ", ".join(quoted(name) for name in schema.names)
-    with connect_duckdb(threads=1, memory_limit_mb=base.deployment.settings.memory_limit_mb) as connection:
+    settings = base.deployment.settings
+    limit, spill = settings.memory_limit_mb, settings.home / "tmp"
+    with borrowed_duckdb(threads=1, memory_limit_mb=limit, temp_directory=spill) as connection:
         for name, batches in (
             ("source_keys", seen_among(source_keys, refused, seen, landing.table)),
             ("lake_keys", _landed_keys(landing, base, schema.names)),
