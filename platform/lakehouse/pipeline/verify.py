@@ -25,6 +25,7 @@ from lakehouse.sources.reader import SourceSnapshot
 from lakehouse.spec import History, Source, Table
 from lakehouse.spec.quarantine import QuarantineTable, quarantine_of
 from lakehouse.tables.engine import TableState
+from lakehouse.warehouse.publisher import Published
 
 COPIES = ("source", "raw", "lake", "warehouse")
 ATTEMPTS = 3
@@ -134,30 +135,47 @@ def verify_source_tables(
 def _verify(job: _Job) -> TableReport:
     """Verify a table; again when it is found different and somebody moved it while it was read."""
     for _ in range(ATTEMPTS - 1):
-        before = _positions(job)
-        report = _verify_once(job)
-        if report.equal or before == _positions(job):
+        before = _stood(job)
+        report = _verify_once(job, before)
+        if report.equal:
+            return report
+        after = _stood(job)
+        if (before and before.positions) == (after and after.positions):
             return report
         job.say("moved while it was read; reading again")
-    return _verify_once(job)
+    return _verify_once(job, _stood(job))
 
 
-def _positions(job: _Job) -> tuple[object, ...] | None:
+@dataclass(frozen=True)
+class _Stood:
+    """Where the copies of a table stood when they were asked."""
+
+    head: int
+    state: TableState | None
+    published: Published | None
+
+    @property
+    def positions(self) -> tuple[int, int | None, int | None]:
+        lake = self.state.current.version if self.state else None
+        return self.head, lake, self.published.version if self.published else None
+
+
+def _stood(job: _Job) -> _Stood | None:
     """Where the copies stand; None when one of them cannot be asked, which the report says."""
     try:
         state = job.deployment.lake.state(job.source.name, job.table)
         published = job.deployment.warehouse.state(job.source.name, job.table)
-        return job.deployment.log(job.source, job.table).head(), state and state.current.version, published and published.version
+        return _Stood(job.deployment.log(job.source, job.table).head(), state, published)
     except LakehouseError:
         return None
 
 
-def _verify_once(job: _Job) -> TableReport:
+def _verify_once(job: _Job, stood: _Stood | None) -> TableReport:
     if isinstance(job.table, History):
-        return _verify_history(job, job.table)
+        return _verify_history(job, job.table, stood)
     deployment, source, table = job.deployment, job.source, job.table
     record = None if job.deep else load_record(deployment.store, source, table, job.say)
-    state, unmarked = _state(job)
+    state, unmarked = _state(job, stood)
     if record is not None and state is not None and record.schema != deployment.log(source, table).fingerprint(state.schema):
         job.say("the columns have changed since the last verification: everything is read")
         record = None
@@ -171,7 +189,7 @@ def _verify_once(job: _Job) -> TableReport:
     if state is not None or unmarked:
         lake = read_lake(deployment, source, table, state, known.get("lake", {}))
         lake.problem = unmarked or lake.problem
-    warehouse = read_warehouse(deployment, source, table, state, known.get("warehouse", {}))
+    warehouse = read_warehouse(deployment, source, table, state, known.get("warehouse", {}), _published(job, stood))
     rows = raw.found if raw is not None else Found(problem=damaged)
     if raw is not None and not raw.entries:
         if not lake.there and not warehouse.there:
@@ -188,11 +206,11 @@ def _verify_once(job: _Job) -> TableReport:
     return report
 
 
-def _verify_history(job: _Job, table: History) -> TableReport:
+def _verify_history(job: _Job, table: History, stood: _Stood | None) -> TableReport:
     """A history is no copy of the source: raw is what the log makes of it, and its current rows are those of its table."""
     deployment, source = job.deployment, job.source
     record = None if job.deep else load_record(deployment.store, source, table, job.say)
-    state, unmarked = _state(job)
+    state, unmarked = _state(job, stood)
     raw, taken = read_history(deployment, source, table, record)
     copies = {"raw": raw.found}
     known: Mapping[str, Mapping[str, Seen]] = (
@@ -202,7 +220,7 @@ def _verify_history(job: _Job, table: History) -> TableReport:
     if state is not None or unmarked:
         copies["lake"] = read_lake(deployment, source, table, state, known.get("lake", {}))
         copies["lake"].problem = unmarked or copies["lake"].problem
-    copies["warehouse"] = read_warehouse(deployment, source, table, state, known.get("warehouse", {}))
+    copies["warehouse"] = read_warehouse(deployment, source, table, state, known.get("warehouse", {}), _published(job, stood))
     if not raw.found.sequence and not copies["lake"].there and not copies["warehouse"].there:
         copies = {copy: Found() for copy in copies}
     reference = copies["lake"] if raw.found.problem else raw.found
@@ -213,12 +231,21 @@ def _verify_history(job: _Job, table: History) -> TableReport:
     return report
 
 
-def _state(job: _Job) -> tuple[TableState | None, str]:
+def _state(job: _Job, stood: _Stood | None) -> tuple[TableState | None, str]:
     """The lake table as it stands, or why that cannot be said: then somebody else wrote it, and its rows say where."""
+    if stood is not None:
+        return stood.state, ""
     try:
         return job.deployment.lake.state(job.source.name, job.table), ""
     except LakehouseError as error:
         return None, str(error)
+
+
+def _published(job: _Job, stood: _Stood | None) -> Callable[[], Published | None]:
+    """Gives the published table, or raises why it cannot be asked."""
+    if stood is not None:
+        return lambda: stood.published
+    return lambda: job.deployment.warehouse.state(job.source.name, job.table)
 
 
 def _open_raw(job: _Job, record: Record | None) -> tuple[Raw | None, str]:

@@ -16,6 +16,7 @@ from lakehouse.rows.checksum import partition_checksums, total
 from lakehouse.rows.digest import row_digests
 from lakehouse.spec import RowChecksum, Source, Table
 from lakehouse.tables.engine import TableState
+from lakehouse.warehouse.publisher import Published
 
 Scan = Callable[[Collection[str] | None], Iterator[tuple[str, pa.RecordBatch]]]
 NOTHING = RowChecksum(0, 0)
@@ -60,12 +61,20 @@ def read_lake(deployment: Deployment, source: Source, table: Table, state: Table
 
 
 def read_warehouse(
-    deployment: Deployment, source: Source, table: Table, state: TableState | None, known: Mapping[str, Seen]
+    deployment: Deployment,
+    source: Source,
+    table: Table,
+    state: TableState | None,
+    known: Mapping[str, Seen],
+    ask: Callable[[], Published | None],
 ) -> Found:
-    """The published copy. What moved while it was read is not to be recorded: it is left out of the pieces."""
+    """The published copy, of which `ask` says where it stands.
+
+    What moved while it was read is not to be recorded: it is left out of the pieces.
+    """
     found, warehouse = Found(), deployment.warehouse
     with _reading(found):
-        published = warehouse.state(source.name, table)
+        published = ask()
         if published is None or state is None:
             found.problem = "the table was not published yet: run `lakehouse run`"
             found.there = published is not None
