@@ -21,6 +21,9 @@ THINGS = Table("things", "snapshot", ("id",))
 DOCUMENTS = Table("things", "snapshot", ("id",), columns=(Column("id", "int32", path="_id"), Column("big", "binary")))
 LARGEST = 16 * 2**20 - 200
 
+GROWTH = 64
+"""MiB by which two readings differ: readers of two ranges meet at other moments. The rows that are more take 100 in Arrow."""
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 Peak = Callable[[Kind, str, Table, int], int]
 
@@ -57,7 +60,7 @@ def execute(url: str, *statements: str) -> None:
 
 def test_memory_does_not_grow_with_the_rows_of_a_table(postgres_database: str, peak: Peak) -> None:
     found = []
-    for rows in (800_000, 2_400_000):
+    for rows in (800_000, 3_200_000):
         execute(
             postgres_database,
             "drop table if exists things",
@@ -65,7 +68,7 @@ def test_memory_does_not_grow_with_the_rows_of_a_table(postgres_database: str, p
             f"insert into things select i, now(), i * 0.01, 'note ' || i from generate_series(1, {rows}) i",
         )
         found.append(peak("postgres", postgres_database, THINGS, rows))
-    assert found[1] < found[0] + 32
+    assert found[1] < found[0] + GROWTH
     assert found[1] < 300
 
 
